@@ -1,0 +1,350 @@
+r"""SoftEMax attention: the formula as it reads, and the same at the speed of flash attention.
+
+With scores s_ij = scale q_i . k_j and the normaliser of :mod:`curvekit.softemax`,
+
+    y_i = sum_j exp(s_ij - L_i) v_j,        L_i = log(a sum_j exp(s_ij) + exp(b)).
+
+Every member differs from softmax only in L. A flash kernel returns softmax's output O and its log-sum-exp, so
+
+    forward:   L = logaddexp(log a + lse, b),      Y = O exp(lse - L)
+    backward:  the kernel's own, given Y and L in place of O and lse.
+
+The backward is exact: the kernel recomputes exp(s - L), which is the SoftEMax weight, and rowsum(dY * Y), which is
+the term that a = 1 needs. For a = 0 that term is absent, and passing zeros for Y removes it. A sink's gradient is
+db = -sum_i exp(b - L_i) (dY_i . Y_i). No score matrix is ever stored: memory is linear in the sequence length.
+
+Importing this module registers every member with transformers, for all models that honour its attention interface:
+
+    AutoModelForCausalLM.from_pretrained(..., attn_implementation="softemax")
+
+A model whose attention modules carry a tensor ``log_sink`` with one entry for each head uses it as learned sinks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from curvekit.errors import CurvekitError
+from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, resolve_sink, softemax
+
+_aten = torch.ops.aten
+
+
+def softemax_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    variant: str = "stable",
+    log_sink: float | Tensor = LOG_C,
+    fused: bool = True,
+) -> Tensor:
+    r"""Attention normalised by SoftEMax: ``y_i = sum_j exp(s_ij - L_i) v_j``, ``s_ij = scale q_i . k_j``.
+
+    Agrees with :func:`eager_softemax_attention` to rounding, at the cost of
+    ``torch.nn.functional.scaled_dot_product_attention``, with memory linear in the sequence length. Inputs that no
+    fused kernel takes (a mask that needs a gradient, values of another width, other devices) are computed by the
+    formula.
+
+    Args:
+        query: ``[batch, heads, queries, width]``.
+        key, value: ``[batch, key heads, keys, width]``; heads is a multiple of key heads (grouped queries).
+        mask: boolean (True: seen) or additive, broadcast against ``[batch, heads, queries, keys]``. A query that
+            sees nothing gives zeros and passes no gradient.
+        is_causal: query i sees keys 0..i, as in torch's own attention; not together with ``mask``.
+        scale: factor of the scores; default ``width ** -0.5``.
+        variant: a name of :data:`curvekit.softemax.VARIANTS`.
+        log_sink: the sink's score, a number or a tensor ``[heads]``.
+        fused: False computes by the formula.
+
+    Returns:
+        ``[batch, heads, queries, width]``, in the type of ``query``.
+
+    Raises:
+        CurvekitError: unknown variant, both a mask and ``is_causal``, or head counts that do not divide.
+    """
+    _check(query, key, mask, is_causal)
+    sink = resolve_sink(variant, log_sink)
+    if variant == "softmax" and fused:
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+    if not (fused and _kernel(query, key, value, mask)):
+        return eager_softemax_attention(
+            query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
+        )[0]
+    member = MEMBERS[variant]
+    precision = torch.float64 if query.dtype == torch.float64 else torch.float32
+    sink = torch.as_tensor(sink, dtype=precision, device=query.device).expand(query.shape[1])
+    scale = member.sign * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if scale < 0:  # the kernels mask before they scale
+        query, scale = -query, -scale
+    if mask is not None:
+        mask = _additive(mask, query)
+    key, value = _repeat_heads(query, key, value)
+    return torch.ops.curvekit.softemax_flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
+
+
+def eager_softemax_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    variant: str = "stable",
+    log_sink: float | Tensor = LOG_C,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The formula as it reads: ``weights = softemax(scale Q K^T + mask)``, ``output = dropout(weights) V``.
+
+    Arguments as in :func:`softemax_attention`. Memory grows with queries x keys.
+
+    Returns:
+        output ``[batch, heads, queries, width]`` and weights ``[batch, heads, queries, keys]``.
+    """
+    _check(query, key, mask, is_causal)
+    key, value = _repeat_heads(query, key, value)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min, -math.inf)
+    sink = log_sink.view(-1, 1, 1) if isinstance(log_sink, Tensor) and log_sink.ndim == 1 else log_sink
+    weights = softemax(scores, -1, variant, sink, mask).to(value.dtype)
+    return nn.functional.dropout(weights, dropout) @ value, weights
+
+
+def _check(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> None:
+    if mask is not None and is_causal:
+        raise CurvekitError("give either a mask or is_causal=True, not both; a causal mask can be part of the mask")
+    if query.shape[1] % key.shape[1]:
+        raise CurvekitError(f"{query.shape[1]} query heads cannot be shared among {key.shape[1]} key heads")
+
+
+def _repeat_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
+def _additive(mask: Tensor, query: Tensor) -> Tensor:
+    """An additive mask of the query's type with four dimensions, as every kernel takes it."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -math.inf)
+    return mask.to(query.dtype).reshape((1,) * (4 - mask.ndim) + mask.shape)
+
+
+# -- the kernels ---------------------------------------------------------------------------------------------------
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> str | None:
+    """Name the fused kernel that takes these inputs, or None."""
+    if query.shape[-1] != value.shape[-1] or (mask is not None and mask.requires_grad) or 0 in query.shape:
+        return None
+    if query.device.type == "cpu":
+        return "cpu"
+    if query.device.type == "cuda" and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        if half and mask is None and torch.cuda.get_device_capability(query.device) >= (8, 0):
+            return "flash"
+        if half or query.dtype == torch.float32:
+            return "efficient"
+    return None
+
+
+def _aligned_bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """The bias of CUDA's memory-efficient kernel: expanded to all heads, its rows starting at multiples of 16."""
+    if mask is None:
+        return None
+    shape = (*query.shape[:3], key.shape[2])
+    padding = -key.shape[2] % 16
+    if padding == 0 and mask.shape[-1] == key.shape[2]:
+        return mask.expand(shape)
+    padded = nn.functional.pad(mask.expand(*mask.shape[:3], key.shape[2]), (0, padding))
+    return padded[..., : key.shape[2]].expand(shape)
+
+
+@torch.library.custom_op("curvekit::softemax_flash", mutates_args=())
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sink: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    sums_keys: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the output Y ``[batch, heads, queries, width]`` and the normaliser L ``[batch, heads, queries]``."""
+    kernel = _kernel(query, key, value, mask)
+    if kernel == "cpu":
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
+        )
+    elif kernel == "flash":
+        output, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)
+    else:
+        bias = _aligned_bias(mask, query, key)
+        output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, True, 0.0, is_causal, scale=scale
+        )
+        lse = lse[..., : query.shape[2]]
+    sink = sink.view(1, -1, 1)
+    normaliser = torch.logaddexp(lse, sink) if sums_keys else sink.expand_as(lse)
+    output = output * torch.exp(lse - normaliser).to(output.dtype).unsqueeze(-1)
+    return output, normaliser.contiguous()
+
+
+@torch.library.custom_op("curvekit::softemax_flash_backward", mutates_args=())
+def _flash_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    normaliser: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    sums_keys: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value."""
+    if not sums_keys:
+        output = torch.zeros_like(output)
+    kernel = _kernel(query, key, value, mask)
+    if kernel == "cpu":
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, query, key, value, output, normaliser, 0.0, is_causal, attn_mask=mask, scale=scale
+        )
+    seed = torch.zeros((2,) if kernel == "flash" else (), dtype=torch.uint64 if kernel == "flash" else torch.int64)
+    if kernel == "flash":
+        return _aten._scaled_dot_product_flash_attention_backward(
+            gradient, query, key, value, output, normaliser, None, None, query.shape[2], key.shape[2],
+            0.0, is_causal, seed.to(query.device), torch.zeros_like(seed, device=query.device)[:1], scale=scale,
+        )  # fmt: skip
+    # The memory-efficient kernel wants the rows of its log-sum-exp padded to a multiple of 32.
+    padded = nn.functional.pad(normaliser, (0, -normaliser.shape[-1] % 32))
+    gradients = _aten._scaled_dot_product_efficient_attention_backward(
+        gradient, query, key, value, _aligned_bias(mask, query, key), output, padded, seed, seed, 0.0,
+        [True, True, True, False], is_causal, scale=scale,
+    )  # fmt: skip
+    return gradients[0], gradients[1], gradients[2]
+
+
+@_flash.register_fake
+def _(query, key, value, sink, mask, is_causal, scale, sums_keys):
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=sink.dtype)
+
+
+@_flash_backward.register_fake
+def _(gradient, query, key, value, output, normaliser, mask, is_causal, scale, sums_keys):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _save(ctx, inputs, output) -> None:
+    query, key, value, sink, mask, ctx.is_causal, ctx.scale, ctx.sums_keys = inputs
+    ctx.save_for_backward(query, key, value, sink, mask, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None):
+    if gradient is None:
+        return (None,) * 8
+    query, key, value, sink, mask, output, normaliser = ctx.saved_tensors
+    d_query, d_key, d_value = torch.ops.curvekit.softemax_flash_backward(
+        gradient, query, key, value, output, normaliser, mask, ctx.is_causal, ctx.scale, ctx.sums_keys
+    )
+    d_sink = None
+    if ctx.needs_input_grad[3]:
+        per_query = (gradient * output).sum(-1, dtype=sink.dtype)  # [batch, heads, queries]
+        d_sink = -(torch.exp(sink.view(1, -1, 1) - normaliser) * per_query).sum((0, 2))
+    return d_query, d_key, d_value, d_sink, None, None, None, None
+
+
+_flash.register_autograd(_differentiate, setup_context=_save)
+
+
+# -- transformers --------------------------------------------------------------------------------------------------
+
+
+def _attentions_wanted() -> bool:
+    """Whether the caller of the running model asked for ``output_attentions=True``."""
+    from transformers.utils.output_capturing import _active_collector
+
+    collected = _active_collector.get()
+    return collected is not None and any("attentions" in key for key in collected)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    variant: str = "stable",
+    **kwargs,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention interface: ``[batch, heads, queries, width]`` in, ``[batch, queries, heads, width]`` out.
+
+    Asking for attention weights, or training with attention dropout, takes the eager path.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    is_causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    is_causal = is_causal and queries > 1 and attention_mask is None
+    if is_causal and keys > queries:  # the prefill of an empty static cache: the rest of the keys are yet to come
+        key, value = key[:, :, :queries], value[:, :, :queries]
+        position_bias = position_bias[..., :queries] if position_bias is not None else None
+    if position_bias is not None:
+        from transformers.integrations.sdpa_attention import create_position_bias_mask
+
+        attention_mask = create_position_bias_mask(position_bias, attention_mask, is_causal, query, key)
+        is_causal = False
+    sink = getattr(module, "log_sink", None)
+    settings = {
+        "mask": attention_mask,
+        "is_causal": is_causal,
+        "scale": scaling,
+        "variant": variant,
+        "log_sink": LOG_C if sink is None else sink,
+    }
+    if dropout > 0.0 or _attentions_wanted():
+        output, weights = eager_softemax_attention(query, key, value, dropout=dropout, **settings)
+    else:
+        output, weights = softemax_attention(query, key, value, **settings), None
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def implementation(variant: str) -> str:
+    """The name under which transformers knows a member: ``softemax`` for the stable one, else ``softemax-NAME``."""
+    return "softemax" if variant == "stable" else f"softemax-{variant}"
+
+
+def register() -> None:
+    """Make every member known to transformers, with the masks of its ``sdpa`` attention."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    for variant in VARIANTS:
+        AttentionInterface.register(implementation(variant), functools.partial(_forward, variant=variant))
+        AttentionMaskInterface.register(implementation(variant), sdpa_mask)
+
+
+register()

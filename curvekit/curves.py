@@ -1,0 +1,288 @@
+r"""Curves through a word's neighbourhood of embeddings: their weights, the blend, and the curve embedding.
+
+The published blend, a quarter of the previous word, a half of the word, a quarter of the next, is the quadratic
+Bezier curve through three neighbours at its middle. So the family is
+
+    c_i = sum_k w_k e_{i - n + k},  k = 0..n        trailing window: causal
+    c_i = sum_k w_k e_{i - n//2 + k}                centred window: sees the future
+
+with degree n and weights w that are the Bernstein polynomials B_{k,n}(t) = C(n, k) t^k (1 - t)^{n-k} at a place t,
+the uniform B-spline's, or learned. Derivatives of the weights give the curve's tangent and curvature. Beyond the
+first and the last word the curve is clamped: it starts and ends in them.
+
+Sources: P. Bezier and S. Bernstein for the polynomials; C. de Boor, "A Practical Guide to Splines" (1978).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from curvekit.errors import CurvekitError, pick
+from curvekit.softemax import softemax
+
+WINDOWS = ("trailing", "centred")
+WEIGHTS = ("bernstein", "bspline", "learned")
+CHANNELS = {"point": 0, "tangent": 1, "curvature": 2}  # a channel is a derivative of the curve
+NORMALISATIONS = ("layernorm", "softemax", "published", "none")
+FUSIONS = ("gate", "add", "replace")
+
+
+def bernstein_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 0) -> Tensor:
+    """Weights of the Bezier curve of ``degree`` n at ``place`` t: ``B_{k,n}(t)``, k = 0..n, or their derivative in t.
+
+    ``B'_{k,n} = n (B_{k-1,n-1} - B_{k,n-1})``. Weights sum to 1, their derivatives to 0.
+
+    Args:
+        degree: n, at least 0.
+        place: t in [0, 1]; a tensor ``[...]`` gives ``[..., n + 1]``.
+        derivative: 0 the curve, 1 its tangent, 2 its curvature.
+
+    Returns:
+        ``[n + 1]`` weights, oldest first; float64 for a number, else the type of ``place``.
+
+    Raises:
+        CurvekitError: the degree is negative, or a fixed place lies outside [0, 1].
+    """
+    t = _place(degree, place)
+    if derivative > 0:
+        if degree == 0:
+            return torch.zeros(*t.shape, 1, dtype=t.dtype)
+        return degree * _differences(bernstein_weights(degree - 1, t, derivative - 1))
+    k = torch.arange(degree + 1, device=t.device)
+    binomials = torch.tensor([math.comb(degree, i) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
+    t = t.unsqueeze(-1)
+    return binomials * t**k * (1 - t) ** (degree - k)
+
+
+def bspline_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 0) -> Tensor:
+    """Weights of the uniform B-spline of ``degree`` n at ``place`` t of its middle segment, k = 0..n.
+
+    De Boor's recursion on unit knots: ``N_{k,n} = ((t + n - k) N_{k-1,n-1} + (1 + k - t) N_{k,n-1}) / n``. The
+    cubic's weights at t = 0 are 1/6, 4/6, 1/6, 0. Arguments, result and errors as :func:`bernstein_weights`.
+    """
+    t = _place(degree, place)
+    if degree == 0:
+        return (torch.ones if derivative == 0 else torch.zeros)(*t.shape, 1, dtype=t.dtype)
+    if derivative > 0:
+        return _differences(bspline_weights(degree - 1, t, derivative - 1))
+    lower = bspline_weights(degree - 1, t)
+    k = torch.arange(degree + 1, device=t.device)
+    t = t.unsqueeze(-1)
+    before, after = nn.functional.pad(lower, (1, 0)), nn.functional.pad(lower, (0, 1))
+    return ((t + degree - k) * before + (1 + k - t) * after) / degree
+
+
+def _place(degree: int, place: float | Tensor) -> Tensor:
+    if degree < 0:
+        raise CurvekitError(f"a curve's degree is 0 or more, not {degree}")
+    if not isinstance(place, Tensor):
+        if not 0 <= place <= 1:
+            raise CurvekitError(f"a curve's place lies between 0 and 1, not at {place}")
+        place = torch.tensor(place, dtype=torch.float64)
+    return place
+
+
+def _differences(weights: Tensor) -> Tensor:
+    """``w_{k-1} - w_k``: what the control points' differences weigh, as weights of the points themselves."""
+    return nn.functional.pad(weights, (1, 0)) - nn.functional.pad(weights, (0, 1))
+
+
+def reach(degree: int, window: str) -> tuple[int, int]:
+    """How many words before and after its own a window sees."""
+    pick(window, WINDOWS, "window")
+    after = 0 if window == "trailing" else degree - degree // 2
+    return degree - after, after
+
+
+def control_points(
+    states: Tensor,
+    degree: int,
+    window: str = "trailing",
+    mask: Tensor | None = None,
+    past: int | Tensor = 0,
+    length: int | None = None,
+) -> Tensor:
+    """The control points of positions ``past .. past + length - 1``, clamped to the first and last real word.
+
+    Args:
+        states: ``[batch, total, width]``, the states of all positions from 0 on.
+        mask: ``[batch, seen]``, nonzero at real words; padding on either side takes no part in any curve.
+        past, length: which positions to prepare; default all.
+
+    Returns:
+        ``[batch, length + degree, width]``; position i's points are rows i .. i + degree.
+    """
+    before, after = reach(degree, window)
+    if mask is None and isinstance(past, int) and past == 0 and length in (None, states.shape[1]):
+        first, last = states[:, :1], states[:, -1:]
+        return torch.cat([first.expand(-1, before, -1), states, last.expand(-1, after, -1)], 1)
+    length = states.shape[1] if length is None else length
+    index = torch.arange(-before, length + after, device=states.device) + past  # [length + degree]
+    if mask is None:
+        index = index.clamp(min=0)
+        if isinstance(past, int):
+            index = index.clamp(max=past + length - 1)
+        return states[:, index]
+    real = mask.to(torch.bool)
+    first = real.int().argmax(-1, keepdim=True)  # [batch, 1]
+    last = real.shape[-1] - 1 - real.flip(-1).int().argmax(-1, keepdim=True)
+    index = torch.minimum(torch.maximum(index.expand(len(states), -1), first), last)
+    return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def blend(points: Tensor, weights: Tensor) -> Tensor:
+    """Depthwise convolution: ``c_i = sum_k w_k p_{i + k}``.
+
+    Args:
+        points: ``[batch, time + n, width]``, from :func:`control_points`.
+        weights: ``[n + 1]``, or ``[width, n + 1]`` for weights of each channel's own.
+
+    Returns:
+        ``[batch, time, width]``.
+    """
+    taps = weights.to(points.dtype).unbind(-1)
+    time = points.shape[1] - len(taps) + 1
+    result = points[:, :time] * taps[0]
+    for k, tap in enumerate(taps[1:], start=1):
+        result = torch.addcmul(result, points[:, k : k + time], tap)
+    return result
+
+
+def curve(states: Tensor, weights: Tensor, window: str = "trailing", mask: Tensor | None = None) -> Tensor:
+    """The curve through each word's neighbours: ``c_i = sum_k w_k e_{i - n + k}`` (trailing window).
+
+    Args:
+        states: ``[batch, time, width]``.
+        weights: ``[n + 1]`` or ``[width, n + 1]``, oldest word first.
+        window: ``trailing`` (causal) or ``centred`` (sees n - n//2 words of the future).
+        mask: ``[batch, time]``, nonzero at real words.
+
+    Returns:
+        ``[batch, time, width]``.
+    """
+    return blend(control_points(states, weights.shape[-1] - 1, window, mask), weights)
+
+
+def reference_curve(states: Tensor, weights: Tensor, window: str = "trailing") -> Tensor:
+    """:func:`curve` as its definition reads, one word and one neighbour at a time (the reference of the tests)."""
+    degree = weights.shape[-1] - 1
+    before, _ = reach(degree, window)
+    rows = []
+    for i in range(states.shape[1]):
+        neighbours = [min(max(i - before + k, 0), states.shape[1] - 1) for k in range(degree + 1)]
+        rows.append(sum(weights[..., k] * states[:, j] for k, j in enumerate(neighbours)))
+    return torch.stack(rows, 1)
+
+
+def sinusoidal_positions(position_ids: Tensor, width: int) -> Tensor:
+    """The published positions: ``sin(p / 10000^(2j/width))`` and ``cos`` of the same, interleaved ``[..., width]``.
+
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5.
+    """
+    exponents = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32) / width
+    angles = position_ids.unsqueeze(-1) * torch.pow(10000.0, -exponents)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
+
+
+class CurveEmbedding(nn.Module):
+    r"""A point on the curve through the preceding words' states, brought to the model's width and fused.
+
+        c = blend(control points, w),    z = P normalise(c),    output = token + g * z      (fusion "gate")
+
+    Args:
+        states_width: width of the states that the curve runs through.
+        width: width of the model.
+        degree: n; 0 is the word's own state, no curve.
+        place: t of the curve; ``learn_place`` makes it one learned place a channel, starting there.
+        weights: ``bernstein``, ``bspline``, or ``learned``: one weight a channel and neighbour, normalised by
+            SoftEMax and starting near Bernstein's.
+        window: ``trailing`` (causal) or ``centred`` (leaks).
+        channels: any of ``point``, ``tangent``, ``curvature``, side by side before the projection.
+        normalisation: over features: ``layernorm``, ``softemax``, ``published`` (SoftEMax with the constant
+            denominator), ``none``.
+        fusion: ``gate``: token + g * z with g a learned vector that starts at zero, so that a pretrained model is
+            itself before the first step; ``add``: token + z; ``replace``: z alone, as published.
+
+    Shapes: control points ``[batch, time + n, states_width]`` and tokens ``[batch, time, width]`` to
+    ``[batch, time, width]``.
+
+    Raises:
+        CurvekitError: an unknown name, or a derivative asked of learned weights, which have none.
+    """
+
+    def __init__(
+        self,
+        states_width: int,
+        width: int,
+        *,
+        degree: int = 2,
+        place: float = 0.5,
+        weights: str = "bernstein",
+        learn_place: bool = False,
+        window: str = "trailing",
+        channels: tuple[str, ...] | list[str] = ("point",),
+        normalisation: str = "layernorm",
+        fusion: str = "gate",
+    ) -> None:
+        super().__init__()
+        self.degree, self.place = degree, place
+        self.kind = pick(weights, WEIGHTS, "kind of curve weights")
+        self.window = pick(window, WINDOWS, "window")
+        self.channels = tuple(pick(channel, CHANNELS, "curve channel") for channel in channels)
+        self.normalisation = pick(normalisation, NORMALISATIONS, "normalisation")
+        self.fusion = pick(fusion, FUSIONS, "fusion")
+        bernstein_weights(degree, place)
+        if self.kind == "learned" and self.channels != ("point",):
+            raise CurvekitError(f"learned weights have no derivative; use channels=('point',), not {self.channels}")
+        if learn_place and self.kind == "learned":
+            raise CurvekitError("learned weights have no place to learn; use weights='bernstein' or 'bspline'")
+        self.place_logit = nn.Parameter(torch.empty(states_width)) if learn_place else None
+        self.weight_logits = nn.Parameter(torch.empty(states_width, degree + 1)) if weights == "learned" else None
+        features = states_width * len(self.channels)
+        self.norm = nn.LayerNorm(states_width) if normalisation == "layernorm" else None
+        self.projection = nn.Linear(features, width)
+        self.gate = nn.Parameter(torch.empty(width)) if fusion == "gate" else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start the gate at zero, the places at ``place``, learned weights near Bernstein's."""
+        if self.gate is not None:
+            nn.init.zeros_(self.gate)
+        if self.place_logit is not None:
+            nn.init.constant_(self.place_logit, math.log(max(self.place, 1e-3) / max(1 - self.place, 1e-3)))
+        if self.weight_logits is not None:
+            # SoftEMax's weights sum to S / (S + C); at S = e^6 that is 0.96, near enough to 1 to start as Bernstein.
+            start = 6 + bernstein_weights(self.degree, self.place).clamp(min=1e-6).log()
+            self.weight_logits.copy_(start.expand_as(self.weight_logits))
+
+    def weights(self, channel: str = "point") -> Tensor:
+        """The weights now: ``[n + 1]``, or ``[states_width, n + 1]`` where they or their place are learned."""
+        if self.weight_logits is not None:
+            return softemax(self.weight_logits)
+        family = bernstein_weights if self.kind == "bernstein" else bspline_weights
+        place = self.place if self.place_logit is None else torch.sigmoid(self.place_logit)
+        weights = family(self.degree, place, CHANNELS[channel])
+        return weights if self.place_logit is not None else weights.to(self.projection.weight)
+
+    def forward(self, points: Tensor, tokens: Tensor) -> Tensor:
+        features = torch.cat([self._normalise(blend(points, self.weights(name))) for name in self.channels], -1)
+        embedded = self.projection(features.to(self.projection.weight.dtype))
+        if self.fusion == "replace":
+            return embedded
+        if self.gate is not None:
+            embedded = self.gate * embedded
+        return tokens + embedded
+
+    def _normalise(self, features: Tensor) -> Tensor:
+        if self.norm is not None:
+            return self.norm(features)
+        if self.normalisation == "none":
+            return features
+        return softemax(features, variant="stable" if self.normalisation == "softemax" else "published")
+
+    def extra_repr(self) -> str:
+        return f"degree={self.degree}, place={self.place}, weights={self.kind!r}, window={self.window!r}"

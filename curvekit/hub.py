@@ -1,0 +1,55 @@
+"""The model and dataset hub: whether it can be reached, decided within seconds, and one sentence when it cannot."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+from curvekit.errors import CurvekitError
+
+SECONDS = 3.0
+
+
+@functools.lru_cache(maxsize=1)
+def unreachable() -> str | None:
+    """Why the hub cannot be used now, or None when it can. Asks once, and takes at most a few seconds.
+
+    One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any HTTP answer
+    counts. A thread that may be left behind, because no time limit of a request covers a silent name server.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    endpoint, outcome = constants.ENDPOINT, []
+
+    def ask() -> None:
+        try:
+            get_session().head(endpoint, timeout=SECONDS)
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(f"the hub at {endpoint} does not answer ({error or type(error).__name__})")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return outcome[0] if outcome else f"the hub at {endpoint} gave no answer within {SECONDS:g} seconds"
+
+
+def require(what: str, instead: str) -> None:
+    """Return when the hub can be reached.
+
+    Raises:
+        CurvekitError: ``what`` is not on this machine and the hub cannot be reached; do ``instead``.
+    """
+    reason = unreachable()
+    if reason is not None:
+        raise CurvekitError(f"{what} is not on this machine and {reason}; {instead}")
+
+
+def cached(repository: str, filename: str = "config.json", kind: str = "model") -> bool:
+    """Whether a file of a hub repository lies in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, filename, repo_type=kind), str)

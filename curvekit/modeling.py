@@ -1,0 +1,404 @@
+"""CurveGPT2: GPT-2 with a curve through its input and any member of the SoftEMax family in its attention.
+
+A recipe names a variant of the model. Its parts: where the states come from that the curve runs through (``source``:
+an encoder, GPT-2's own embeddings, or none), what they see (``context``), the curve, and the attention. With the
+recipe ``gpt2`` the model is transformers' own GPT-2, weight for weight and logit for logit.
+
+In generation the encoder's past lives in the same cache as GPT-2's, as further layers behind GPT-2's own: first one
+with the states of all positions, which the curve reads, then those of a causal encoder. Reordering for beams,
+cropping for assisted decoding and selecting from a batch then need no code here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, StaticLayer
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
+
+from curvekit import hub
+from curvekit.attention import implementation
+from curvekit.curves import CurveEmbedding, control_points, reach, sinusoidal_positions
+from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
+from curvekit.errors import CurvekitError, pick
+from curvekit.softemax import LOG_C
+from curvekit.tokenization import base_tokenizer
+
+SOURCES = ("none", "encoder", "self")
+ATTENTIONS = {  # what `attention` may be, and the member of the family that it is
+    "softmax": "softmax",
+    "softemax": "stable",
+    "softmax1": "softmax1",
+    "published": "published",
+    "inverse": "inverse",
+    "plus": "plus",
+    "plus-inverse": "plus-inverse",
+    "sink": "stable",
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "curve": {"source": "encoder"},
+    "softemax": {"attention": "softemax"},
+    "curve+softemax": {"source": "encoder", "attention": "softemax"},
+    "published": {
+        "source": "encoder",
+        "context": "bidirectional",
+        "window": "centred",
+        "normalisation": "published",
+        "fusion": "replace",
+        "positions": "sinusoidal",
+    },
+    "encoder": {"source": "encoder", "degree": 0},
+    "self-curve": {"source": "self"},
+    "random-encoder": {"source": "encoder", "random_encoder": True},
+    "curve-causal": {"source": "encoder", "context": "causal"},
+    "sink": {"attention": "sink"},
+}
+
+MINI = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 4}
+BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+
+
+class CurveGPT2Config(GPT2Config):
+    """Configuration of :class:`CurveGPT2LMHeadModel`: GPT-2's, and
+
+    Args:
+        recipe: the recipe's name, for outputs.
+        attention: a name of :data:`ATTENTIONS`; ``sink`` learns one sink a head. It decides over transformers'
+            ``attn_implementation``, which chooses among implementations of softmax.
+        log_sink: the sink's score C, or where learned sinks start (default log C).
+        source: ``encoder``, ``self`` (GPT-2's own token embeddings) or ``none``.
+        encoder: the encoder's name, for outputs; ``encoder_config`` is its BERT configuration.
+        random_encoder: the encoder keeps untrained weights (an ablation).
+        train_encoder: train the encoder too.
+        context: ``static``, ``causal`` or ``bidirectional``.
+        degree, place, curve_weights, learn_place, window, channels, normalisation, fusion: of the curve; see
+            :class:`curvekit.curves.CurveEmbedding`.
+        positions: ``gpt2``, or ``sinusoidal`` to add the published ones.
+        base_is_random: the base had no pretrained weights.
+
+    Raises:
+        CurvekitError: an unknown name.
+    """
+
+    model_type = "curve_gpt2"
+
+    recipe: str = "gpt2"
+    attention: str = "softmax"
+    log_sink: float = LOG_C
+    source: str = "none"
+    encoder: str | None = None
+    encoder_config: dict | None = None
+    random_encoder: bool = False
+    train_encoder: bool = False
+    context: str = "static"
+    degree: int = 2
+    place: float = 0.5
+    curve_weights: str = "bernstein"
+    learn_place: bool = False
+    window: str = "trailing"
+    channels: list | tuple = ("point",)
+    normalisation: str = "layernorm"
+    fusion: str = "gate"
+    positions: str = "gpt2"
+    base_is_random: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        pick(self.attention, ATTENTIONS, "attention")
+        pick(self.source, SOURCES, "source")
+        pick(self.context, CONTEXTS, "context")
+        pick(self.positions, ("gpt2", "sinusoidal"), "kind of positions")
+        super().__post_init__(**kwargs)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a position sees tokens after it."""
+        if self.source == "none":
+            return False
+        return reach(self.degree, self.window)[1] > 0 or (self.source == "encoder" and self.context == "bidirectional")
+
+    @property
+    def max_context(self) -> int:
+        """The longest sequence that both GPT-2 and the encoder have positions for."""
+        if self.source != "encoder" or self.context == "static":
+            return self.n_positions
+        return min(self.n_positions, (self.encoder_config or {}).get("max_position_embeddings", self.n_positions))
+
+
+class CurveGPT2LMHeadModel(GPT2LMHeadModel):
+    """GPT-2 with a curve embedding at its input and a member of the SoftEMax family in its attention.
+
+    ``save_pretrained``, ``from_pretrained``, ``generate`` and the ``Trainer`` take it as they take GPT-2; a saved
+    model holds its encoder too and reloads without a network. Build one with :func:`build_model` or
+    :meth:`from_base`.
+    """
+
+    config_class = CurveGPT2Config
+
+    def __init__(self, config: CurveGPT2Config) -> None:
+        member = ATTENTIONS[config.attention]
+        if member != "softmax":
+            config._attn_implementation = implementation(member)
+        super().__init__(config)
+        if config.attention == "sink":
+            for block in self.transformer.h:
+                block.attn.log_sink = nn.Parameter(torch.full((config.n_head,), config.log_sink))
+        if config.source != "none":
+            self.encoder = None
+            if config.source == "encoder":
+                if config.encoder_config is None:
+                    raise CurvekitError("source='encoder' needs the encoder's configuration; use build_model(...)")
+                self.encoder = ContextEncoder(config.encoder_config, config.context, config.train_encoder)
+            self.curve = CurveEmbedding(
+                self.encoder.width if self.encoder is not None else config.n_embd,
+                config.n_embd,
+                degree=config.degree,
+                place=config.place,
+                weights=config.curve_weights,
+                learn_place=config.learn_place,
+                window=config.window,
+                channels=config.channels,
+                normalisation=config.normalisation,
+                fusion=config.fusion,
+            )
+        if config.leaks:
+            # What a position says changes when later words arrive, so nothing of the past can be kept.
+            config.use_cache = False
+        self.post_init()
+        if config.leaks and self.generation_config is not None:
+            self.generation_config.use_cache = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CurveEmbedding):
+            module.reset_parameters()
+        elif isinstance(module, GPT2Attention) and hasattr(module, "log_sink"):
+            init.constant_(module.log_sink, self.config.log_sink)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        padding_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """As GPT-2's. ``padding_mask`` ``[batch, past + time]`` stands in where ``attention_mask`` has four dimensions.
+
+        Raises:
+            CurvekitError: ``inputs_embeds`` for a recipe with an encoder, which reads token ids; a cache for a
+                recipe that looks ahead; or more tokens than the encoder has positions.
+        """
+        if self.config.source != "none":
+            if self.config.leaks:
+                if past_key_values is not None:
+                    raise CurvekitError(
+                        f"the recipe {self.config.recipe!r} sees later words, so its past cannot be cached; "
+                        "generate with use_cache=False"
+                    )
+                use_cache = False
+            elif use_cache is None:
+                use_cache = self.config.use_cache and not (self.transformer.gradient_checkpointing and self.training)
+            if use_cache and past_key_values is None:
+                past_key_values = DynamicCache(config=self.config)
+            if padding_mask is None and attention_mask is not None and attention_mask.ndim == 2:
+                padding_mask = attention_mask
+            inputs_embeds = self._embed(input_ids, inputs_embeds, padding_mask, position_ids, past_key_values)
+            input_ids = None
+        return super().forward(
+            input_ids=input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def _embed(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        """Token embeddings fused with the curve: ``[batch, time, n_embd]``."""
+        tokens = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
+        time = tokens.shape[1]
+        layers = self._own_layers(cache)
+        past: int | Tensor = layers[0].get_seq_length() if layers else 0
+        if isinstance(past, Tensor):
+            past = past.clone()  # a static layer counts in place
+        if position_ids is None:
+            position_ids = (torch.arange(time, device=tokens.device) + past).unsqueeze(0)
+        if self.encoder is None:
+            states = tokens
+        elif input_ids is None:
+            raise CurvekitError(
+                f"the recipe {self.config.recipe!r} reads token ids for its encoder; give input_ids, not inputs_embeds"
+            )
+        else:
+            if isinstance(past, int) and past + time > self.config.max_context:
+                raise CurvekitError(
+                    f"{past + time} tokens are more than the {self.config.max_context} positions of the model; "
+                    "shorten the text, or use context='static'"
+                )
+            encoder_cache = Cache(layers=layers[1:]) if layers and self.encoder.cache_layers else None
+            states = self.encoder(input_ids, mask, position_ids.expand(len(tokens), -1), encoder_cache)
+        if layers:
+            states = layers[0].update(states.unsqueeze(1), states.new_empty(*states.shape[:2], 0).unsqueeze(1))[0][:, 0]
+        points = control_points(states, self.config.degree, self.config.window, mask, past, time)
+        embeds = self.curve(points, tokens)
+        if self.config.positions == "sinusoidal":
+            embeds = embeds + sinusoidal_positions(position_ids, embeds.shape[-1]).to(embeds.dtype)
+        return embeds
+
+    def _own_layers(self, cache: Cache | None) -> list[Any]:
+        """The cache's layers behind GPT-2's own, added when they are first needed, of the kind that GPT-2's are."""
+        if cache is None:
+            return []
+        first = self.config.n_layer
+        wanted = first + 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
+        while len(cache.layers) < wanted:
+            kind = type(cache.layers[0]) if cache.layers else cache.layer_class_to_replicate
+            arguments = (cache.layers[0].max_cache_len,) if issubclass(kind, StaticLayer) else ()
+            cache.layers.append(kind(*arguments))
+        return cache.layers[first:]
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """As GPT-2's; a static cache turns the mask into four dimensions, so the plain one goes along."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        mask = kwargs.get("attention_mask")
+        if self.config.source != "none" and mask is not None and mask.ndim == 2:
+            inputs["padding_mask"] = mask
+        return inputs
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str = "mini",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        encoder: str = "minilm",
+        seed: int = 0,
+        **settings: Any,
+    ) -> CurveGPT2LMHeadModel:
+        """Start from a GPT-2 checkpoint.
+
+        Args:
+            base: ``mini``, a hub name such as ``gpt2``, or a folder with a GPT-2.
+            tokenizer: the base's own; needed for ``mini``, else loaded when it is None.
+            encoder: see :func:`curvekit.encoders.locate_encoder`; used with ``source="encoder"``.
+            seed: of every weight that the base does not bring.
+            settings: fields of :class:`CurveGPT2Config`, such as ``context``, ``attention``, ``degree``.
+
+        Raises:
+            CurvekitError: the base or the encoder cannot be had, or a setting is unknown.
+        """
+        known = set(CurveGPT2Config.__annotations__) | {"resid_pdrop", "embd_pdrop", "attn_pdrop"}
+        for name in settings:
+            pick(name, sorted(known), "model setting")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            with quiet():
+                gpt2 = _load_gpt2(base, tokenizer)
+            bert = None
+            if settings.get("source") == "encoder":
+                tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
+                bert = load_encoder(encoder, tokenizer, gpt2.config.vocab_size)
+                settings |= {"encoder": encoder, "encoder_config": _plain(bert.config)}
+            fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in ("model_type", "architectures")}
+            model = cls(CurveGPT2Config(**fields | {"base_is_random": base == "mini"} | settings))
+            model.transformer.load_state_dict(gpt2.transformer.state_dict(), strict=False)
+            if bert is not None and not model.config.random_encoder:
+                model.encoder.fill(bert)
+        return model.eval()
+
+
+def _load_gpt2(base: str, tokenizer: PreTrainedTokenizerBase | None) -> GPT2LMHeadModel:
+    if base == "mini":
+        if tokenizer is None:
+            raise CurvekitError(
+                "the base 'mini' starts from random weights and needs its tokeniser; give tokenizer=..."
+            )
+        end = tokenizer.eos_token_id
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI))
+    if not Path(base).is_dir():
+        if "/" not in base:
+            pick(base, BASES, "base")
+        if not hub.cached(base):
+            hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
+    try:
+        config = AutoConfig.from_pretrained(base)
+        if config.model_type not in ("gpt2", "curve_gpt2"):
+            raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
+        return GPT2LMHeadModel.from_pretrained(base, use_safetensors=True)
+    except CurvekitError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The part of a BERT configuration that shapes the model."""
+    names = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+        "layer_norm_eps", "initializer_range",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in names}
+
+
+def build_model(
+    recipe: str,
+    base: str = "mini",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    encoder: str = "minilm",
+    seed: int = 0,
+    **overrides: Any,
+) -> CurveGPT2LMHeadModel:
+    """Build a recipe of :data:`RECIPES` from a base; ``overrides`` are fields of :class:`CurveGPT2Config`.
+
+    Recipes of one base and seed share every weight of GPT-2's part.
+
+    Raises:
+        CurvekitError: as :meth:`CurveGPT2LMHeadModel.from_base`, or the recipe is unknown.
+    """
+    settings = RECIPES[pick(recipe, RECIPES, "recipe")] | {"recipe": recipe} | overrides
+    return CurveGPT2LMHeadModel.from_base(base, tokenizer, encoder=encoder, seed=seed, **settings)
+
+
+with contextlib.suppress(ValueError):  # registered already, when the module is reloaded
+    AutoConfig.register(CurveGPT2Config.model_type, CurveGPT2Config)
+    AutoModelForCausalLM.register(CurveGPT2Config, CurveGPT2LMHeadModel)
+    AutoModel.register(CurveGPT2Config, CurveGPT2LMHeadModel)

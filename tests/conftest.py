@@ -1,0 +1,119 @@
+"""What all tests share: an offline and quiet environment, seeds, and a tiny base, tokenizer and corpus.
+
+Nothing here needs a network, the hub or a file outside the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.TemporaryDirectory(prefix="curvekit-tests-")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",  # a missing file fails at once instead of after retries
+    "HF_HOME": _HOME.name,  # caches of a test run are not the user's
+    "XDG_CACHE_HOME": _HOME.name,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "disabled",
+    "WANDB_SILENT": "true",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # the models are so small that threads only get into each other's way
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+os.environ.pop("CURVEKIT_DATA", None)
+
+SENTENCES = (
+    "The curve runs through the points of a word and of the words before it.",
+    "A bank is a place for money, and a bank is also the side of a river.",
+    "Every weight lies between zero and one, and the sum of a row stays below one.",
+    "She read the letter twice before she put it back into the drawer.",
+    "The river was low in summer, and the boats lay on the sand.",
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state; torch and numpy only where something loaded them."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_texts() -> list[str]:
+    """Sixty short documents of real words, no two alike."""
+    shuffle = random.Random(0)
+    return [" ".join(shuffle.sample(SENTENCES, 3)) + f" That was story number {i}." for i in range(60)]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_texts):
+    """A byte-level BPE of 400 entries with GPT-2's special token."""
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        tiny_texts, vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=end, bos_token=end, pad_token=end, unk_token=end
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_tokenizer, tmp_path_factory) -> Path:
+    """The folder of a saved GPT-2 of 2 layers, 32 wide, 64 positions, with its tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-base")
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2,
+        bos_token_id=tiny_tokenizer.bos_token_id, eos_token_id=tiny_tokenizer.eos_token_id,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_texts, tmp_path_factory) -> Path:
+    """A folder with train.txt, validation.txt and test.txt, one document a line."""
+    folder = tmp_path_factory.mktemp("tiny-corpus")
+    for name, texts in {
+        "train": tiny_texts[:44], "validation": tiny_texts[44:52], "test": tiny_texts[52:]
+    }.items():  # fmt: skip
+        (folder / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_texts, tmp_path_factory) -> Path:
+    """The folder of a saved BERT of 2 layers, 24 wide, 48 positions, with a WordPiece tokenizer."""
+    import torch
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(tiny_texts, vocab_size=300, show_progress=False)
+    tokenizer = BertTokenizerFast(tokenizer_object=wordpiece._tokenizer)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=48,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
