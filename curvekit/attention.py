@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -318,7 +319,7 @@ def _forward(
         attention_mask = create_position_bias_mask(position_bias, attention_mask, is_causal, query, key)
         is_causal = False
     sink = getattr(module, "log_sink", None)
-    settings = {
+    settings: dict[str, Any] = {
         "mask": attention_mask,
         "is_causal": is_causal,
         "scale": scaling,

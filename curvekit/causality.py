@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from curvekit.errors import CurvekitError
 
@@ -21,7 +22,7 @@ class LeakWarning(UserWarning):
 
 @torch.no_grad()
 def leak_by_position(
-    model: torch.nn.Module, input_ids: Tensor, probes: Sequence[int] | None = None, seed: int = 0
+    model: PreTrainedModel, input_ids: Tensor, probes: Sequence[int] | None = None, seed: int = 0
 ) -> Tensor:
     """How far the logits at each position move when only tokens after a probed position are changed.
 
@@ -45,7 +46,7 @@ def leak_by_position(
             f"a leak is probed at positions 0 to time - 2 of at least 2 tokens, not {list(probes)} of {time}"
         )
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary: int = model.config.vocab_size
     shift = torch.randint(1, vocabulary, input_ids.shape, generator=generator).to(input_ids.device)
     training = model.training
     model.eval()
@@ -66,7 +67,7 @@ def leak_by_position(
     return changes
 
 
-def future_leak(model: torch.nn.Module, input_ids: Tensor, probes: Sequence[int] | None = None, seed: int = 0) -> float:
+def future_leak(model: PreTrainedModel, input_ids: Tensor, probes: Sequence[int] | None = None, seed: int = 0) -> float:
     """The largest change in the logits at or before a probed position when the tokens after it change.
 
     Exactly 0 for a causal model, above 0 for one that looks ahead. Arguments and errors as
@@ -79,7 +80,7 @@ def future_leak(model: torch.nn.Module, input_ids: Tensor, probes: Sequence[int]
     return max(changes[row, : p + 1].max().item() for row, p in enumerate(probes))
 
 
-def warn_if_leaking(model: torch.nn.Module) -> bool:
+def warn_if_leaking(model: PreTrainedModel) -> bool:
     """Warn when the model's configuration says that it leaks; return whether it does."""
     leaks = bool(getattr(model.config, "leaks", False))
     if leaks:

@@ -173,7 +173,7 @@ def reference_curve(states: Tensor, weights: Tensor, window: str = "trailing") -
     rows = []
     for i in range(states.shape[1]):
         neighbours = [min(max(i - before + k, 0), states.shape[1] - 1) for k in range(degree + 1)]
-        rows.append(sum(weights[..., k] * states[:, j] for k, j in enumerate(neighbours)))
+        rows.append(torch.stack([weights[..., k] * states[:, j] for k, j in enumerate(neighbours)]).sum(0))
     return torch.stack(rows, 1)
 
 

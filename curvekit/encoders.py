@@ -93,7 +93,7 @@ def bridge(tokenizer: PreTrainedTokenizerBase, wordpieces: PreTrainedTokenizerBa
     WordPieces, and its averaged embedding is zero.
     """
     size = len(tokenizer)
-    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(size)]
+    texts = [str(tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in range(size)]
     encoded = wordpieces(texts, add_special_tokens=False)["input_ids"]
     vocabulary = wordpieces.get_vocab()
     special = set(tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""The model and dataset hub: whether it can be reached, decided within seconds, and one sentence when it cannot."""
+"""The model and dataset hub: whether it can be reached, decided within seconds, and one sentence if not."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ SECONDS = 3.0
 def unreachable() -> str | None:
     """Why the hub cannot be used now, or None when it can. Asks once, and takes at most a few seconds.
 
-    One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any HTTP answer
-    counts. A thread that may be left behind, because no time limit of a request covers a silent name server.
+    One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any HTTP
+    answer counts. It is asked in a thread because no time limit of a request covers a silent name server.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    endpoint, outcome = constants.ENDPOINT, []
+    endpoint = constants.ENDPOINT
+    outcome: list[str | None] = []
 
     def ask() -> None:
         try:

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
@@ -70,7 +70,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sink": {"attention": "sink"},
 }
 
-MINI = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 4}
+MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 4}
 BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
@@ -157,7 +157,8 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         super().__init__(config)
         if config.attention == "sink":
             for block in self.transformer.h:
-                block.attn.log_sink = nn.Parameter(torch.full((config.n_head,), config.log_sink))
+                sinks = nn.Parameter(torch.full((config.n_head,), config.log_sink))
+                block.get_submodule("attn").register_parameter("log_sink", sinks)
         if config.source != "none":
             self.encoder = None
             if config.source == "encoder":
@@ -189,7 +190,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         if isinstance(module, CurveEmbedding):
             module.reset_parameters()
         elif isinstance(module, GPT2Attention) and hasattr(module, "log_sink"):
-            init.constant_(module.log_sink, self.config.log_sink)
+            init.constant_(module.get_parameter("log_sink"), self.config.log_sink)
 
     def forward(
         self,
@@ -286,14 +287,13 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         first = self.config.n_layer
         wanted = first + 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
         while len(cache.layers) < wanted:
-            kind = type(cache.layers[0]) if cache.layers else cache.layer_class_to_replicate
-            arguments = (cache.layers[0].max_cache_len,) if issubclass(kind, StaticLayer) else ()
-            cache.layers.append(kind(*arguments))
+            like: Any = cache.layers[0] if cache.layers else DynamicLayer()
+            cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
         return cache.layers[first:]
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As GPT-2's; a static cache turns the mask into four dimensions, so the plain one goes along."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         mask = kwargs.get("attention_mask")
         if self.config.source != "none" and mask is not None and mask.ndim == 2:
             inputs["padding_mask"] = mask
@@ -336,7 +336,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in ("model_type", "architectures")}
             model = cls(CurveGPT2Config(**fields | {"base_is_random": base == "mini"} | settings))
             model.transformer.load_state_dict(gpt2.transformer.state_dict(), strict=False)
-            if bert is not None and not model.config.random_encoder:
+            if bert is not None and model.encoder is not None and not model.config.random_encoder:
                 model.encoder.fill(bert)
         return model.eval()
 

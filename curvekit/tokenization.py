@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from curvekit import hub
 from curvekit.errors import CurvekitError
@@ -40,7 +40,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = MINI_VOCABULARY) -> PreTra
     )
 
 
-def base_tokenizer(base: str, texts: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+def base_tokenizer(base: str, texts: Iterable[str] | None = None) -> PreTrainedTokenizerBase:
     """The tokeniser of a base: a folder's or a hub model's own; for ``mini`` a byte-level BPE learned from ``texts``.
 
     Raises:
@@ -48,7 +48,7 @@ def base_tokenizer(base: str, texts: Iterable[str] | None = None) -> PreTrainedT
     """
     if base == "mini":
         if texts is None:
-            raise CurvekitError("the base 'mini' learns its tokeniser from the training texts; give texts=...")
+            raise CurvekitError("the base 'mini' learns its tokeniser from the training texts; give texts=... or a run")
         return train_bpe(texts)
     if not Path(base).is_dir() and not hub.cached(base, "tokenizer_config.json") and not hub.cached(base):
         hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")

@@ -61,9 +61,7 @@ def tiny_tokenizer(tiny_texts):
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        tiny_texts, vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
-    )
+    bpe.train_from_iterator(tiny_texts, vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=end, bos_token=end, pad_token=end, unk_token=end

@@ -1,0 +1,200 @@
+"""Checkpoints that can be trusted: no pickles, and never half of one.
+
+transformers' Trainer keeps its optimiser and random states in pickles. Its reader is restricted
+(``weights_only=True``), but here no pickle is written or read at all: tensors lie in safetensors, everything
+else is JSON in the same file's header. A safetensors file knows its own length, so a checkpoint that was cut
+off, by a kill or a full disk, is recognised without a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
+from transformers import Trainer, TrainerState
+
+from curvekit.errors import CurvekitError
+
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+DICE = "rng.safetensors"
+STATE = "trainer_state.json"  # written last of all: without it the checkpoint is not whole
+
+
+class SafeTrainer(Trainer):
+    """The Trainer, with checkpoints of safetensors and JSON.
+
+    Only what writes and reads a checkpoint is overridden; how training runs is the Trainer's own. The
+    overridden methods are private to transformers 5, so its version is pinned, and the tests resume through
+    them.
+    """
+
+    model: Any  # present whenever a checkpoint is written or read, which the Trainer's own types do not say
+    optimizer: Any
+    lr_scheduler: Any
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        with writing(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model.save_pretrained(str(output_dir or self.args.output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        scaler = self.accelerator.scaler
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        save_state(Path(output_dir) / OPTIMIZER, state)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Nothing: fp16's loss scale lies beside the optimiser."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        numbers: Any = np.random.get_state(legacy=False)
+        numbers["state"]["key"] = torch.from_numpy(numbers["state"]["key"].astype(np.int64))
+        state = {"python": random.getstate(), "numpy": numbers, "cpu": torch.get_rng_state(), "cuda": []}
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        save_state(Path(output_dir) / DICE, state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        load_model(self.model, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint) / OPTIMIZER)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Nothing: fp16's loss scale came with the optimiser."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint) / DICE)
+        state["numpy"]["state"]["key"] = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Write nested dictionaries, lists, tuples, numbers and tensors as one safetensors file."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def described(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            name = str(len(tensors))
+            tensors[name] = value.detach().clone().contiguous()  # shared memory cannot be saved
+            return {"tensor": name}
+        if isinstance(value, dict):
+            return {"dict": [[key, described(item)] for key, item in value.items()]}  # keys may be integers
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [described(item) for item in value]}
+        return value
+
+    structure = json.dumps(described(state))
+    save_file(tensors or {"empty": torch.zeros(0)}, path, metadata={"structure": structure})
+
+
+def load_state(path: Path) -> Any:
+    """Read what :func:`save_state` wrote, on the CPU."""
+
+    def rebuilt(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        [(kind, content)] = value.items()
+        if kind == "tensor":
+            return file.get_tensor(content)
+        if kind == "dict":
+            return {key: rebuilt(item) for key, item in content}
+        items = [rebuilt(item) for item in content]
+        return tuple(items) if kind == "tuple" else items
+
+    with safe_open(path, "pt") as file:
+        return rebuilt(json.loads(file.metadata()["structure"]))
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint in ``folder`` from which training can go on, if any.
+
+    Warns about every one that cannot be used, and removes it: the Trainer would count it among those kept.
+    """
+    whole = None
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of):
+        fault = damage(checkpoint)
+        if fault is None:
+            whole = checkpoint
+            continue
+        before = f"that of step {step_of(whole)} is used" if whole else "training begins anew"
+        warnings.warn(f"{checkpoint} was cut off ({fault}); {before}", stacklevel=2)
+        shutil.rmtree(checkpoint)
+    return whole
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of optimiser steps behind a checkpoint."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being used, or None when it is whole."""
+    for name in (WEIGHTS, OPTIMIZER, DICE):
+        try:
+            with safe_open(checkpoint / name, "pt"):  # compares the header with the file's length
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{name}: {error}"
+    try:
+        best = _state(checkpoint).best_global_step
+    except (OSError, ValueError, TypeError) as error:
+        return f"{STATE}: {error}"
+    if best and not (checkpoint.with_name(f"checkpoint-{best}") / WEIGHTS).exists():
+        return f"the best one before it, of step {best}, is gone"
+    return None
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether training was over when the checkpoint was written: going on would be a step too many."""
+    callbacks: Any = _state(checkpoint).stateful_callbacks
+    return callbacks["TrainerControl"]["args"]["should_training_stop"]
+
+
+def _state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / STATE))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what a full disk or a folder without permission raises into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CurvekitError(
+            f"cannot write into {folder}: {reason}; free some space and give the same command again, "
+            "it goes on from the last whole checkpoint"
+        ) from error

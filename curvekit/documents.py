@@ -1,0 +1,200 @@
+"""Files to documents: text, JSON lines, CSV and Parquet as rows of ``text``, or one sentence on what is wrong.
+
+What one document is, in text files (``.txt``, ``.raw``, ``.tokens``):
+
+==========  ==================================================================================================
+article     from one wikitext title (`` = Title = ``, a blank line after it) to the next
+passage     4,000 characters or more, cut at a blank line: prose whose parts belong together
+paragraph   what stands between blank lines
+line        a line that is not blank
+file        a whole file
+auto        article where the text begins with a wikitext title, else passage where blank lines separate its
+            parts, else line
+==========  ==================================================================================================
+
+Joined, the articles, passages or files of a text are the text again; lines and paragraphs lose the space around.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+
+from curvekit.errors import CurvekitError
+
+UNITS = ("auto", "article", "passage", "paragraph", "line", "file")
+TEXT = (".txt", ".raw", ".tokens")
+TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # to builders
+SUFFIXES = (*TEXT, *TABLES)
+FEATURES = Features({"text": Value("string")})
+
+_PASSAGE = 4000  # characters
+_TITLE = re.compile(r" ?= (?!= ).*(?<! =) = *\n?")
+
+
+def as_dataset(texts: Iterable[str]) -> Dataset:
+    """Texts as a dataset of one column ``text``, in memory."""
+    return Dataset.from_dict({"text": list(texts)}, features=FEATURES)
+
+
+def read_files(paths: Iterable[Path], unit: str = "auto") -> Dataset:
+    """The documents of several files, in the order given. Rows and lines without text are left out.
+
+    Raises:
+        CurvekitError: a file is empty, binary, not UTF-8, cut off, or a table without a column ``text``.
+    """
+    return concatenate_datasets(
+        [read_table(path, unit) if path.suffix in TABLES else as_dataset(read_text(path, unit)) for path in paths]
+    )
+
+
+def read_text(path: Path, unit: str = "auto") -> list[str]:
+    """The documents of one text file."""
+    unit = natural_unit(path) if unit == "auto" else unit
+    texts = [text for text in _CUTS[unit](read_lines(path)) if text.strip()]
+    if not texts:
+        raise CurvekitError(f"{path} is empty; name a file with text")
+    return texts
+
+
+def read_table(path: Path, unit: str = "auto") -> Dataset:
+    """The column ``text`` of one file: a document a row, or, with the unit ``article``, a line a row.
+
+    Large files are memory-mapped from the cache of ``datasets``; nothing is written beside the file.
+    """
+    if not path.stat().st_size:
+        raise CurvekitError(f"{path} is empty; name a file with documents")
+    if path.suffix != ".parquet":
+        for _ in read_lines(path):  # says which byte is wrong, as the parsers do not
+            pass
+    options = {"keep_default_na": False} if path.suffix == ".csv" else {}  # "None" and "NA" are words here
+    try:
+        with quiet_in_logs():
+            builder, files = TABLES[path.suffix], str(path.resolve())
+            table = load_dataset(builder, data_files=files, split="train", **options)
+    except Exception as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise CurvekitError(
+            f"{path} is cut off or is not {path.suffix[1:]} ({reason}); restore or convert the file"
+        ) from error
+    if "text" not in table.column_names:
+        names = ", ".join(map(repr, table.column_names))
+        raise CurvekitError(f"{path} has no column 'text' (columns: {names}); rename the one with the documents")
+    kind = getattr(table.features["text"], "dtype", "lists")
+    if kind not in ("string", "large_string"):
+        raise CurvekitError(f"the column 'text' of {path} holds {kind}, expected strings")
+    if unit == "article":  # as the hub has wikitext; its blank rows lack the space of the original files
+        lines = (line or " " for row in table["text"] for line in row.removesuffix("\n").split("\n"))
+        return as_dataset(_articles(line + "\n" for line in lines))
+    kept = [row for row, text in enumerate(table["text"]) if text and text.strip()]
+    if not kept:
+        raise CurvekitError(f"{path} is empty: no row has text; name a file with documents")
+    table = table.select_columns("text")
+    table = table if len(kept) == table.num_rows else table.select(kept)
+    return table if table.features == FEATURES else as_dataset(table["text"])
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, one at a time; a byte order mark and carriage returns go.
+
+    Raises:
+        CurvekitError: a NUL byte or a byte that is not UTF-8, with its offset.
+    """
+    place = 0
+    try:
+        with path.open("rb") as file:
+            binary = b"\0" in file.read(8192)
+            file.seek(0)
+            for line in file:
+                if binary or b"\0" in line:
+                    raise CurvekitError(f"{path} is a binary file (it holds NUL bytes), expected UTF-8 text")
+                text = line.decode("utf-8")
+                yield (text.removeprefix("\ufeff") if place == 0 else text).replace("\r\n", "\n")
+                place += len(line)
+    except UnicodeDecodeError as error:
+        raise CurvekitError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {place + error.start:,}; "
+            "convert it, for example with iconv -f latin1 -t utf-8"
+        ) from error
+    except OSError as error:
+        raise CurvekitError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def natural_unit(path: Path) -> str:
+    """What ``auto`` means for this text file."""
+    lines = itertools.dropwhile(lambda line: not line.strip(), read_lines(path))
+    if _TITLE.fullmatch(next(lines, "")):
+        return "article"
+    gap = False
+    for line in lines:
+        if gap and line.strip():
+            return "passage"
+        gap = gap or not line.strip()
+    return "line"
+
+
+def pieces(text: str) -> list[str]:
+    """A text cut at any white space: about forty pieces of a short one, pieces of 4,000 characters of a long one."""
+    size = max(1, min(_PASSAGE, len(text) // 40))
+    return re.findall(rf"(?s).{{{size},}}?(?:\s+|\Z)|.+", text)
+
+
+def passages(lines: Iterable[str]) -> Iterator[str]:
+    """Lines joined up to the first blank one after 4,000 characters."""
+    passage: list[str] = []
+    length = 0
+    for line in lines:
+        passage.append(line)
+        length += len(line)
+        if length >= _PASSAGE and not line.strip():
+            yield "".join(passage)
+            passage, length = [], 0
+    if passage:
+        yield "".join(passage)
+
+
+def _articles(lines: Iterable[str]) -> Iterator[str]:
+    # The blank line after a title tells it from a broken line such as " = Played , W = "; so read, WikiText-2 has
+    # the 600, 60 and 60 articles that its authors count (Merity et al. 2016, table 1).
+    article: list[str] = []
+    for line, following in itertools.pairwise(itertools.chain(lines, [""])):
+        if _TITLE.fullmatch(line) and not following.strip() and any(map(str.strip, article)):
+            yield "".join(article)
+            article = []
+        article.append(line)
+    yield "".join(article)
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    for blank, group in itertools.groupby(lines, key=lambda line: not line.strip()):
+        if not blank:
+            yield "".join(group).strip()
+
+
+_CUTS = {
+    "article": _articles,
+    "passage": passages,
+    "paragraph": _paragraphs,
+    "line": lambda lines: (line.strip() for line in lines),
+    "file": lambda lines: ["".join(lines)],
+}
+
+
+@contextlib.contextmanager
+def quiet_in_logs() -> Iterator[None]:
+    """No progress bars of ``datasets`` where nobody sees them move."""
+    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

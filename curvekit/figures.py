@@ -1,0 +1,993 @@
+"""Every picture of curvekit: pure functions from data to a matplotlib Figure.
+
+A function takes arrays (numpy, lists or tensors) and returns a new ``Figure``, so that the same call serves a
+notebook, a headless report and a widget. A picture's label (``figure.get_label()``) describes it in words.
+The style is that of :mod:`curvekit.drawing`; :func:`save` writes a figure as SVG and PNG.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.stats import t
+
+from curvekit.drawing import (
+    ALLOWED,
+    DIVERGING,
+    FAINT,
+    FORBIDDEN,
+    HURTS,
+    INK,
+    MUTED,
+    PAPER,
+    QUIET,
+    SEQUENTIAL,
+    SMALL,
+    WIDTH,
+    Picture,
+    array,
+    canvas,
+    colour,
+    label_ends,
+    luminance,
+    name_rows,
+    number,
+    place_labels,
+    save,
+    shown,
+    signed,
+    spoken_ticks,
+    styled,
+    text_width,
+    wrap,
+)
+
+__all__ = [
+    "Picture",
+    "ablations",
+    "attention_maps",
+    "colour",
+    "curve_family",
+    "curve_weights",
+    "difference_by_group",
+    "difference_intervals",
+    "family",
+    "gradients",
+    "group_differences",
+    "leak_map",
+    "leak_perplexity",
+    "learning_curves",
+    "limits",
+    "overflow",
+    "project",
+    "row_sums",
+    "save",
+    "sentence_curve",
+    "token_differences",
+    "token_differences_html",
+    "training_curves",
+    "word_in_contexts",
+]
+
+NORMALISERS = {"stable": "SoftEMax, stable", "published": "SoftEMax, published"}
+UNBOUNDED = ("published", "inverse", "plus", "plus-inverse")
+INGREDIENTS: dict[str, tuple[str, ...]] = {
+    "gpt2": (),
+    "curve": ("curve", "trained encoder"),
+    "softemax": ("SoftEMax",),
+    "curve+softemax": ("curve", "trained encoder", "SoftEMax"),
+    "published": ("curve", "trained encoder", "sees context"),
+    "encoder": ("trained encoder",),
+    "self-curve": ("curve",),
+    "random-encoder": ("curve", "untrained encoder"),
+    "curve-causal": ("curve", "trained encoder", "sees context"),
+    "sink": ("SoftEMax",),
+}
+
+
+def _dash(name: str) -> Any:
+    return (0, (4, 2)) if name in UNBOUNDED else "-"
+
+
+@styled
+def family(scores: Any, weights: Mapping[str, Any], keys: int) -> Figure:
+    """The weight of one key as its score grows, for each member of the SoftEMax family.
+
+    Args:
+        scores: (N,) the score of that key.
+        weights: normaliser -> (N,) its weight; every other key of the row keeps the score 0.
+        keys: number of keys in the row.
+    """
+    scores = array(scores)
+    low, high = scores.min(), scores.max()
+    figure = canvas(
+        "One formula, many normalisers",
+        f"Weight of one key as its score grows, in a row of {keys} keys whose others are scored 0. "
+        "Dashed: constant denominator, no upper limit.",
+        3.6,
+    )
+    ax = figure.add_subplot()
+    for name, values in weights.items():
+        ax.plot(scores, array(values), color=colour(name), ls=_dash(name))
+    ax.set_xlim(low, high)
+    ax.set_ylim(0, 1.32)
+    ax.axhspan(1, 1.32, color="#fdf1ec", lw=0, zorder=0)
+    ax.text(
+        low + 0.41 * (high - low),
+        1.27,
+        "above 1: not a probability",
+        color=HURTS,
+        size=8,
+        ha="center",
+        va="top",
+    )
+    ax.set_xlabel("score $x$ of the key")
+    ax.set_ylabel("its weight $w$")
+    label_ends(ax, [(array(v)[-1], NORMALISERS.get(name, name), colour(name)) for name, v in weights.items()])
+    return figure
+
+
+@styled
+def limits(scores: Any, weights: Mapping[str, Any], keys: int) -> Figure:
+    """Stable SoftEMax runs along the published form for small scores, and along softmax for large ones.
+
+    Args:
+        scores: (N,) the common score of all keys of the row.
+        weights: ``softmax``, ``stable`` and ``published`` -> (N,) the weight of each key.
+        keys: number of keys in the row.
+    """
+    scores = array(scores)
+    softmax, stable, published = (array(weights[name]) for name in ("softmax", "stable", "published"))
+    figure = canvas(
+        "The stable form joins the published one to softmax",
+        f"Weight of each of {keys} equally scored keys. Exactly: 1/stable = 1/softmax + 1/published.",
+        3.5,
+    )
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    left.plot(scores, softmax, color=colour("softmax"), lw=5, alpha=0.35)
+    left.plot(scores, published, color=colour("published"), lw=5, alpha=0.35)
+    left.plot(scores, stable, color=colour("stable"))
+    left.set_yscale("log")
+    left.set_ylim(stable.min() / 2, min(published.max(), 30))
+    cut = int(np.searchsorted(published, left.get_ylim()[1] * 0.55).clip(0, len(scores) - 1))
+    for text, x, y, side, above in (
+        ("softmax", scores[len(scores) // 33], softmax[0] * 1.35, "left", "bottom"),
+        ("published", scores[cut] - 0.3, published[cut], "right", "center"),
+        ("stable", scores[-1], stable[-1] * 0.62, "right", "top"),
+    ):
+        left.text(x, y, text, color=colour(text), weight="bold", ha=side, va=above)
+    left.set_ylabel("weight of each key (log)")
+    for name, other, x, side in (("published", published, 0.03, "left"), ("softmax", softmax, 0.97, "right")):
+        right.plot(scores, stable / other, color=colour(name))
+        says = {
+            "transform": right.transAxes,
+            "color": colour(name),
+            "weight": "bold",
+            "ha": side,
+            "va": "top",
+        }
+        right.text(x, 0.9, f"stable ÷\n{name}", **says)
+    right.set_ylim(0, 1.06)
+    right.set_ylabel("ratio of weights")
+    for ax in (left, right):
+        ax.set_xlim(scores.min(), scores.max())
+        ax.set_xlabel("score $x$ of every key")
+    return figure
+
+
+@styled
+def overflow(scores: Any, sums: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Where row sums become infinite in finite precision.
+
+    Args:
+        scores: (N,) the score of every key.
+        sums: number format (``float16``, ``float32``) -> normaliser -> (N,) row sum as that format gives it.
+    """
+    scores = array(scores)
+    names = list(next(iter(sums.values())))
+    figure = canvas(
+        "The published form overflows; the stable one cannot",
+        "Row sum as each number format computes it. Cross: the first that is infinite.",
+        3.6,
+        key=[(NORMALISERS.get(name, name), colour(name), "-") for name in names],
+    )
+    axes = figure.subplots(1, len(sums), sharey=True, sharex=True, squeeze=False)[0]
+    tables = {dtype: {name: array(v).astype(float) for name, v in table.items()} for dtype, table in sums.items()}
+    everything = np.concatenate([v for table in tables.values() for v in table.values()])
+    shown_values = everything[np.isfinite(everything) & (everything > 0)]
+    for ax, (dtype, table) in zip(axes, tables.items(), strict=True):
+        for name, values in table.items():
+            good = np.isfinite(values)
+            wide, alpha = (4.5, 0.4) if name == "softmax" else (2.0, 1.0)
+            ax.plot(scores[good], values[good], color=colour(name), lw=wide, alpha=alpha)
+            if good.all():
+                continue
+            first = int(np.argmin(good))
+            end = (scores[first], values[max(first - 1, 0)])
+            ax.plot(*end, marker="X", color=HURTS, ms=8, mec=PAPER, zorder=5)
+            left = first > 0.5 * len(scores)
+            ax.annotate(
+                f"inf from\n$x$ ≈ {scores[first]:.3g}",
+                end,
+                xytext=(-9 if left else 9, 0),
+                textcoords="offset points",
+                color=HURTS,
+                size=SMALL,
+                ha="right" if left else "left",
+                va="center",
+            )
+        ax.set_yscale("log")
+        ax.set_title(dtype)
+        ax.set_xlabel("score $x$ of every key")
+        ax.set_xlim(scores.min(), scores.max() * 1.02)
+    axes[0].set_ylim(shown_values.min() / 5, shown_values.max() * 200)
+    axes[0].set_ylabel("row sum (log)")
+    return figure
+
+
+@styled
+def gradients(scores: Any, own: Mapping[str, Any], other: Mapping[str, Any]) -> Figure:
+    """How a weight answers to its own score and to a rival's.
+
+    Args:
+        scores: (N,) score of the key; the other keys keep the score 0.
+        own: normaliser -> (N,) derivative of the key's weight by its own score.
+        other: normaliser -> (N,) derivative of another key's weight by this key's score.
+    """
+    scores = array(scores)
+    figure = canvas(
+        "A constant denominator never saturates, and keys never compete",
+        "Derivatives of attention weights as one key's score grows.",
+        3.6,
+        key=[(NORMALISERS.get(name, name), colour(name), _dash(name)) for name in own],
+    )
+    left, right = figure.subplots(1, 2)
+    for ax, table, headroom in ((left, own, 0.26), (right, other, 0.12)):
+        for name, values in table.items():
+            ax.plot(scores, array(values), color=colour(name), ls=_dash(name))
+        bounded = np.concatenate([array(values) for name, values in table.items() if name not in UNBOUNDED])
+        span = bounded.max() - bounded.min()
+        ax.set_ylim(bounded.min() - 0.12 * span, bounded.max() + headroom * span)
+        ax.set_xlim(scores.min(), scores.max())
+        ax.axhline(0, color=QUIET, lw=0.8)
+        ax.set_xlabel("score $x_1$ of the key")
+    left.set_title(r"its own weight:  $\partial w_1 / \partial x_1$")
+    right.set_title(r"a rival's weight:  $\partial w_2 / \partial x_1$")
+    left.set_ylabel("weight per unit of score")
+    return figure
+
+
+@styled
+def row_sums(keys: Any, sums: Mapping[str, Any], spread: float = 1.0) -> Figure:
+    """The row sum against the number of keys.
+
+    Args:
+        keys: (N,) numbers of keys.
+        sums: normaliser -> (N,) mean row sum.
+        spread: standard deviation of the normally distributed scores.
+    """
+    keys = array(keys)
+    figure = canvas(
+        "Row sums: how much attention a position pays in all",
+        f"Mean over rows of normally distributed scores (standard deviation {spread:g}). "
+        "Below 1 a head can stay silent; above 1 it amplifies, and the more keys the more.",
+        3.6,
+    )
+    ax = figure.add_subplot()
+    ax.axhline(1, color=QUIET, lw=0.8)
+    for name, values in sums.items():
+        ax.plot(keys, array(values), color=colour(name), marker="o", ms=3.5, ls=_dash(name))
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xlim(keys.min(), keys.max())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.set_xlabel("number of keys (log)")
+    ax.set_ylabel("row sum (log)")
+    label_ends(ax, [(array(v)[-1], NORMALISERS.get(name, name), colour(name)) for name, v in sums.items()])
+    return figure
+
+
+@styled
+def attention_maps(weights: Mapping[str, Any], tokens: Sequence[str]) -> Figure:
+    """Causal attention weights over one text, a panel for each normaliser, with its row sums beside it.
+
+    Args:
+        weights: normaliser -> (T, T) weights; row: the reading position, column: the position read.
+        tokens: (T,) token strings.
+    """
+    figure = canvas(
+        "The same scores, normalised",
+        "Row: the reading position; column: the position read. Bars: the row's sum (line: 1).",
+        (WIDTH - 1.3) / len(weights) + 1.75,
+    )
+    panels = {name: array(values) for name, values in weights.items()}
+    norm = Normalize(0, max(values.max() for values in panels.values()))
+    widest = max(1.0, max(values.sum(1).max() for values in panels.values()))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = [shown(token) for token in tokens]
+    for ax, (name, values) in zip(axes, panels.items(), strict=True):
+        hidden = np.triu(np.ones_like(values, dtype=bool), 1)
+        ax.imshow(np.ma.masked_where(hidden, values), cmap=SEQUENTIAL, norm=norm, aspect="auto")
+        ax.set_title(NORMALISERS.get(name, name), color=colour(name))
+        ax.set_xticks(range(len(names)), names, rotation=90, size=7.5)
+        ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names), size=7.5)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        bars = ax.inset_axes((1.02, 0, 0.26, 1))
+        bars.barh(range(len(names)), values.sum(1), color=colour(name), height=0.72)
+        bars.axvline(1, color=INK, lw=0.8)
+        bars.set_ylim(len(names) - 0.5, -0.5)
+        bars.set_xlim(0, widest * 1.04)
+        bars.set_yticks([])
+        bars.set_xticks([0, 1] if widest < 4 else [1, round(widest)])
+        bars.tick_params(labelsize=7.5)
+        bars.spines["left"].set_color(FAINT)
+        for each in (ax, bars):
+            each.grid(False)
+    _scale(figure, axes, SEQUENTIAL, norm, "weight")
+    return figure
+
+
+def _scale(figure: Figure, axes: Any, colours: Any, norm: Any, label: str, ticks: Any = None) -> None:
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(axes), shrink=0.75, aspect=26, pad=0.01)
+    bar.outline.set_edgecolor(FAINT)
+    bar.set_label(label, color=MUTED)
+    if ticks is not None:
+        bar.set_ticks(list(ticks))
+
+
+def project(points: Any, *others: Any) -> tuple[np.ndarray, ...]:
+    """Principal components of ``points`` (N, H): projections (N, 2) of it and of ``others`` on the same axes.
+
+    The last value returned is the share of the variance of ``points`` on each of the two axes (2,). Signs are
+    fixed (the largest loading is positive), so that the same data always gives the same picture.
+    """
+    points = array(points)
+    centre = points.mean(0)
+    _, singular, axes = np.linalg.svd(points - centre, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[:2][np.arange(2), np.abs(axes[:2]).argmax(1)])[:, None]
+    share = singular[:2] ** 2 / (singular**2).sum()
+    return (*((array(each) - centre) @ axes.T for each in (points, *others)), share)
+
+
+@styled
+def sentence_curve(words: Any, tokens: Sequence[str], arcs: Any, curve: Any, share: Any) -> Figure:
+    """The words of a sentence as points, with the curve that runs through their neighbourhood.
+
+    Args:
+        words: (T, 2) projected embeddings of the tokens, in reading order.
+        tokens: (T,) their strings.
+        arcs: (A, M, 2) pieces of the curve in reading order, each sampled at M places.
+        curve: (T, 2) the curve embedding of each token: the point that the model receives.
+        share: (2,) share of the variance on each axis, from :func:`project`.
+    """
+    words, arcs, curve, share = array(words), array(arcs), array(curve), array(share)
+    figure = canvas(
+        "A sentence as points, and the curve through them",
+        "Black: a token's embedding. Ring: its curve embedding, what the model receives; a thin line joins the "
+        "two. The curve runs from light to dark in reading order.",
+        4.8,
+    )
+    ax = figure.add_subplot()
+    ax.grid(False)
+    ax.plot(*words.T, color="#d3d7dc", lw=0.8, ls=(0, (3, 3)), zorder=1)
+    for arc, shade in zip(arcs, SEQUENTIAL(np.linspace(0.35, 1, len(arcs))), strict=True):
+        ax.plot(*arc.T, color=shade, lw=2.2, zorder=2)
+    ax.add_collection(LineCollection(list(np.stack([words, curve], 1)), colors="#9aa0a8", linewidths=0.8, zorder=2))
+    ax.scatter(curve[:, 0], curve[:, 1], s=26, facecolor=PAPER, edgecolor=colour("curve"), lw=1.4, zorder=4)
+    ax.scatter(words[:, 0], words[:, 1], s=30, color=INK, zorder=5, lw=0.8, edgecolor=PAPER)
+    ax.margins(0.09)
+    ax.set_xlabel(f"first principal component ({100 * share[0]:.0f} % of the variance)")
+    ax.set_ylabel(f"second ({100 * share[1]:.0f} %)")
+    avoid = np.concatenate([arcs.reshape(-1, 2), curve])
+    place_labels(ax, words, [shown(token) for token in tokens], avoid, size=9, color=INK)
+    return figure
+
+
+@styled
+def word_in_contexts(
+    panels: Mapping[str, tuple[Any, Any]], sentences: Sequence[str], senses: Sequence[int], word: str
+) -> Figure:
+    """The same word in several sentences: how its embedding moves with its context.
+
+    Args:
+        panels: title -> (origin (2,), points (S, 2)): the word by itself, and in each sentence.
+        sentences: (S,) the sentences, listed by number below.
+        senses: (S,) the sense of the word in each, counted from 0; one colour each.
+        word: the word.
+    """
+    palette = [colour(name) for name in ("curve", "softemax", "self-curve", "curve+softemax")]
+    shades = [palette[sense % len(palette)] for sense in senses]
+    listing = [wrap(shown(sentence), WIDTH - 0.6) for sentence in sentences]
+    step = 0.17
+    foot = 0.2 + step * sum(map(len, listing))
+    note = "Diamond: the word by itself. Numbers: the word in the sentences below; colour: its sense."
+    figure = canvas(f"“{shown(word)}” moves with its context", note, 3.5 + foot, foot=foot)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, (origin, points)) in zip(axes, panels.items(), strict=True):
+        origin, points = array(origin), array(points)
+        ax.grid(False)
+        ax.set_title(title)
+        for point, shade in zip(points, shades, strict=True):
+            arrow = {
+                "arrowstyle": "-|>",
+                "color": shade,
+                "lw": 1.1,
+                "alpha": 0.65,
+                "shrinkA": 5,
+                "shrinkB": 7,
+            }
+            ax.annotate("", point, origin, arrowprops=arrow)
+        ax.scatter(*origin, marker="D", s=40, color=INK, zorder=4)
+        ax.scatter(*points.T, s=34, color=shades, zorder=5, edgecolor=PAPER, lw=0.8)
+        ax.margins(0.16)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.set_xlabel("first principal component")
+    for ax, (origin, points) in zip(axes, panels.values(), strict=True):
+        numbers = [str(n) for n in range(1, len(shades) + 1)]
+        labels = place_labels(ax, array(points), numbers, array(origin)[None], size=9, weight="bold")
+        for label, shade in zip(labels, shades, strict=True):
+            label.set_color(shade)
+    axes[0].set_ylabel("second")
+    y = foot - 0.08
+    height = figure.get_figheight()
+    for place, (lines, shade) in enumerate(zip(listing, shades, strict=True), 1):
+        figure.text(0.27 / WIDTH, y / height, str(place), size=SMALL, color=shade, va="top", ha="right", weight="bold")
+        for line in lines:
+            figure.text(0.36 / WIDTH, y / height, line, size=SMALL, color=shade, va="top")
+            y -= step
+    return figure
+
+
+@styled
+def curve_family(polygon: Any, curves: Mapping[int, Any], marks: Mapping[int, Any], places: Any) -> Figure:
+    """What degree and place do: curves of several degrees through the same points.
+
+    Args:
+        polygon: (P, 2) the points, oldest first.
+        curves: degree -> (M, 2) the curve through the last degree + 1 points.
+        marks: degree -> (K, 2) that curve's points at ``places``.
+        places: (K,) the places t that are marked.
+    """
+    polygon, places = array(polygon), array(places)
+    figure = canvas(
+        "Degree and place",
+        "Degree: how many earlier words bend the curve. Place t: where on it the embedding is taken, "
+        "from the oldest word of the window (0) to the word itself (1).",
+        3.2,
+    )
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    norm = Normalize(0, 1)
+    low, span = polygon.min(0), np.ptp(polygon, axis=0)
+    aside = 12 if polygon[-1, 1] >= polygon[-2, 1] else -12
+    small: dict[str, Any] = {"size": 8, "color": MUTED}
+    for ax, degree in zip(axes, curves, strict=True):
+        ax.plot(*polygon.T, "o", color="#d3d7dc", ms=5)
+        ax.plot(*polygon[-(degree + 1) :].T, color="#b4b9c0", lw=1, marker="o", ms=5, mfc=INK, mec=INK)
+        ax.plot(*array(curves[degree]).T, color=colour("curve"), lw=2)
+        edge = {"edgecolor": colour("curve"), "lw": 1.2, "zorder": 5}
+        ax.scatter(*array(marks[degree]).T, c=places, cmap=SEQUENTIAL, norm=norm, s=46, **edge)
+        ax.annotate(
+            "word", polygon[-1], xytext=(0, aside), textcoords="offset points", ha="center", va="center", **small
+        )
+        ax.set_title(f"degree {degree}")
+        ax.set_xlim(low[0] - 0.1 * span[0], low[0] + 1.15 * span[0])
+        ax.set_ylim(low[1] - 0.2 * span[1], low[1] + 1.2 * span[1])
+        ax.grid(False)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    _scale(figure, axes, SEQUENTIAL, norm, "place $t$", places)
+    return figure
+
+
+@styled
+def curve_weights(places: Any, weights: Mapping[str, Mapping[int, Any]], place: float = 0.5) -> Figure:
+    """How much each word of the window contributes, against the place t, for each family and degree.
+
+    Args:
+        places: (M,) places t.
+        weights: family (``Bernstein``, ``B-spline``) -> degree -> (M, degree + 1) weights, oldest word first.
+        place: the place to mark, with its weights written out.
+    """
+    places = array(places)
+    figure = canvas(
+        "The weights of the words in the window",
+        "Each line: a word of the window, from the oldest (light) to the word itself (dark). "
+        f"Written out: place {place:g}.",
+        1.0 + 1.75 * len(weights),
+    )
+    degrees = list(next(iter(weights.values())))
+    axes = figure.subplots(len(weights), len(degrees), sharex=True, sharey=True, squeeze=False)
+    at = int(np.abs(places - place).argmin())
+    for row, (name, table) in zip(axes, weights.items(), strict=True):
+        for ax, degree in zip(row, degrees, strict=True):
+            values = array(table[degree])
+            shades = SEQUENTIAL(np.linspace(0.38 if degree else 0.8, 0.95, values.shape[1]))
+            for column, shade in zip(values.T, shades, strict=True):
+                ax.plot(places, column, color=shade)
+            ax.axvline(place, color=QUIET, lw=0.8, ls=(0, (2, 2)))
+            ax.plot([place] * values.shape[1], values[at], "o", ms=3.5, color=INK)
+            written = "  ".join(f"{value:.3g}" for value in values[at].round(3))
+            ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1}
+            ax.text(0.97, 0.95, written, transform=ax.transAxes, size=7.5, ha="right", va="top", bbox=ground)
+            ax.set_title(f"{name}, degree {degree}")
+            ax.set_xlim(0, 1)
+            ax.set_ylim(0, 1.18)
+            ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+            ax.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+        row[0].set_ylabel("weight")
+    for ax in axes[-1]:
+        ax.set_xlabel("place $t$")
+    return figure
+
+
+@styled
+def leak_map(changes: Mapping[str, Any], tokens: Sequence[str]) -> Figure:
+    """Which predictions answer to which inputs: what lies on the far side of the diagonal is the future.
+
+    Args:
+        changes: recipe -> (T - 1, T), as :func:`curvekit.causality.leak_by_position` gives it: row p, the
+            largest change in the logits at each position when every token after position p is replaced.
+        tokens: (T,) token strings.
+    """
+    figure = canvas(
+        "Who can see the future?",
+        "Change in the prediction at a position (row) when the text is replaced from one token on (column). "
+        "Grey: the prediction comes after the change, as it may. Orange: a later token changed an earlier "
+        "prediction, which is a leak.",
+        1.85 + (WIDTH - 1.1) / max(len(changes), 2),
+    )
+    axes = figure.subplots(1, len(changes), squeeze=False)[0]
+    names = [shown(token) for token in tokens]
+    for ax, (name, values) in zip(axes, changes.items(), strict=True):
+        values = array(values).T  # (T positions, T - 1 cuts)
+        future = np.arange(len(values))[:, None] <= np.arange(values.shape[1])[None]
+        worst = float(values[future].max())
+        shades = np.sqrt(values / max(float(values.max()), 1e-12))  # the root keeps small changes visible
+        ax.imshow(np.ma.masked_where(future, shades), cmap=ALLOWED, norm=Normalize(0, 1), aspect="auto")
+        ax.imshow(
+            np.ma.masked_where(~future | (values == 0), shades),
+            cmap=FORBIDDEN,
+            norm=Normalize(0, 1),
+            aspect="auto",
+        )
+        ax.set_title(name, color=colour(name), pad=17)
+        verdict, ink = (f"leaks: up to {worst:.2g}", HURTS) if worst > 0 else ("no leak: exactly 0", MUTED)
+        ax.text(0, 1.025, verdict, transform=ax.transAxes, size=8, va="bottom", color=ink)
+        ax.grid(False)
+        ax.spines[:].set_visible(True)
+        ax.spines[:].set_color(FAINT)
+        ax.tick_params(length=0)
+        ax.set_xticks(range(len(names) - 1), names[1:], rotation=90, size=7)
+        ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names), size=7)
+        ax.set_xlabel("replaced from here on")
+    axes[0].set_ylabel("prediction after")
+    return figure
+
+
+@styled
+def leak_perplexity(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The cheat: perplexity when the model reads the whole text, against when it reads only what came before.
+
+    Args:
+        rows: each with ``recipe``, ``teacher_forced`` and ``prefix_only`` perplexities.
+    """
+    figure = canvas(
+        "Perplexity with and without a look at the answer",
+        "Ring: the usual evaluation, the whole text in one pass. Disc: each token scored from the prefix "
+        "alone. An honest model scores the same both ways.",
+        1.45 + 0.5 * len(rows),
+    )
+    ax = figure.add_subplot()
+    for y, row in enumerate(rows):
+        looking, blind, shade = row["teacher_forced"], row["prefix_only"], colour(row["recipe"])
+        ax.plot([looking, blind], [y, y], color=shade, lw=2.4, alpha=0.45, solid_capstyle="butt")
+        ax.plot(blind, y, "o", ms=9, color=shade, mec=PAPER, zorder=4)
+        ax.plot(looking, y, "o", ms=13, mfc="none", mec=shade, mew=1.8, zorder=3)
+        if abs(math.log(blind / looking)) < 0.02:
+            says = [(max(looking, blind), "both ways", 12, "left")]
+        elif looking < blind:
+            says = [(looking, "looking", -12, "right"), (blind, "not looking", 12, "left")]
+        else:
+            says = [(blind, "not looking", -12, "right"), (looking, "looking", 12, "left")]
+        for value, how, offset, side in says:
+            style: dict[str, Any] = {
+                "textcoords": "offset points",
+                "ha": side,
+                "va": "center",
+                "size": SMALL,
+                "color": shade,
+            }
+            ax.annotate(f"{number(value)} {how}", (value, y), xytext=(offset, 0), weight="bold", **style)
+    ends = np.log([value for row in rows for value in (row["teacher_forced"], row["prefix_only"])])
+    room = 0.42 * max(np.ptp(ends), 0.5)
+    low, high = math.exp(ends.min() - room), math.exp(ends.max() + room)
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    spoken_ticks(ax.xaxis, low, high)
+    name_rows(ax, [row["recipe"] for row in rows])
+    ax.set_xlabel("perplexity per token (log; lower is better)")
+    return figure
+
+
+@styled
+def training_curves(history: Sequence[Mapping[str, Any]], recipe: str = "gpt2") -> Figure:
+    """One run: its losses, learning rate and gradient norm.
+
+    Args:
+        history: the rows of ``history.jsonl``: ``step`` with ``loss``, ``learning_rate`` and ``grad_norm``,
+            or ``step`` with ``validation_loss``.
+        recipe: for its colour.
+    """
+
+    def series(name: str) -> tuple[list[float], list[float]]:
+        rows = [row for row in history if row.get(name) is not None and math.isfinite(row[name])]
+        return [row["step"] for row in rows], [row[name] for row in rows]
+
+    figure = canvas("How the run went", "Against optimiser steps; the gradient norm is taken before clipping.", 3.9)
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1))
+    loss, rate, norm = (figure.add_subplot(grid[where]) for where in (np.s_[:, 0], np.s_[0, 1], np.s_[1, 1]))
+    shade = colour(recipe)
+    ends = []
+    steps, values = series("loss")
+    if steps:
+        loss.plot(steps, values, color=shade, alpha=0.35, lw=1.4)
+        ends.append((float(np.mean(values[-3:])), "training", QUIET))
+    steps, values = series("validation_loss")
+    if steps:
+        best = int(np.argmin(values))
+        loss.plot(steps, values, color=shade, marker="o", ms=4)
+        loss.plot(steps[best], values[best], "o", ms=10, mfc="none", mec=INK, mew=1.2)
+        ends.append((values[-1], "validation", shade))
+        says = f"best {values[best]:.3f}: perplexity {number(math.exp(min(values[best], 99)))}"
+        loss.text(0.99, 0.97, says, transform=loss.transAxes, ha="right", va="top", size=SMALL)
+    loss.set_title("Loss")
+    loss.set_xlabel("optimiser step")
+    loss.set_ylabel("nats a token")
+    loss.margins(x=0.02, y=0.1)
+    loss.set_xlim(left=0)
+    label_ends(loss, ends)
+    rate.plot(*series("learning_rate"), color=MUTED, lw=1.5)
+    rate.set_title("Learning rate")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    norm.plot(*series("grad_norm"), color=MUTED, lw=1.2)
+    norm.set_title("Gradient norm")
+    norm.set_xlabel("optimiser step")
+    for ax in (rate, norm):
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+    return figure
+
+
+@styled
+def learning_curves(
+    histories: Mapping[str, Sequence[tuple[Any, Any]]], baseline: str = "gpt2", leaks: Sequence[str] = ()
+) -> Figure:
+    """Validation loss while training, for every recipe, and its difference from the baseline's.
+
+    Args:
+        histories: recipe -> (steps (N,), validation loss in nats a token (N,)) of each seed, seeds in the
+            same order for every recipe. Line: their mean; band: their range.
+        baseline: the recipe that the right panel subtracts, seed by seed.
+        leaks: recipes drawn dashed, because their losses are not comparable.
+    """
+    seeds = max(len(runs) for runs in histories.values())
+    paired = baseline in histories and len(histories) > 1
+    figure = canvas(
+        "Learning curves",
+        f"Validation set, {f'mean and range of {seeds} seeds' if seeds > 1 else 'one seed'}."
+        + (" Dashed: sees the answer, not comparable." if leaks else ""),
+        3.9,
+        key=[(name, colour(name), "--" if name in leaks else "-") for name in histories],
+    )
+    tables = {
+        name: [dict(zip(array(steps).tolist(), array(losses).tolist(), strict=True)) for steps, losses in runs]
+        for name, runs in histories.items()
+    }
+    left, *rest = figure.subplots(1, 2 if paired else 1, squeeze=False)[0]
+    for name, runs in tables.items():
+        _band(left, name, runs, "--" if name in leaks else "-")
+    left.set_title("Loss")
+    for right in rest:
+        apart = {
+            name: [{s: a[s] - b[s] for s in a if s in b} for a, b in zip(runs, tables[baseline], strict=False)]
+            for name, runs in tables.items()
+            if name != baseline
+        }
+        for name, runs in apart.items():
+            _band(right, name, runs, "--" if name in leaks else "-")
+        fair = [
+            0.0,
+            *(v for name, runs in apart.items() if name not in leaks for run in runs for v in run.values()),
+        ]
+        room = 0.12 * (max(fair) - min(fair) or 1e-3)
+        right.set_ylim(min(fair) - room, max(fair) + room)
+        right.axhline(0, color=colour(baseline), lw=1.4)
+        right.set_title(f"Difference from {baseline}")
+        for y, side, word in ((0.02, "bottom", "better"), (0.98, "top", "worse")):
+            right.text(0.99, y, word, transform=right.transAxes, ha="right", va=side, color=MUTED, size=8)
+    for ax in (left, *rest):
+        ax.set_ylabel("nats a token")
+        ax.set_xlabel("optimiser step")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.margins(x=0.02)
+    return figure
+
+
+def _band(ax: Axes, name: str, runs: Sequence[Mapping[float, float]], style: str) -> None:
+    steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    values = np.array([[run[step] for step in steps] for run in runs])
+    if not values.size:
+        return
+    ax.plot(steps, values.mean(0), color=colour(name), ls=style, marker="o", ms=3)
+    if len(values) > 1:
+        ax.fill_between(steps, values.min(0), values.max(0), color=colour(name), alpha=0.15, lw=0)
+
+
+@styled
+def difference_intervals(rows: Sequence[Mapping[str, Any]], baseline: str = "gpt2", corpus: str = "") -> Figure:
+    """Difference in loss from the baseline with its 95 % interval, a row for each recipe (a forest plot).
+
+    Args:
+        rows: each with ``recipe``, ``difference``, ``low``, ``high`` in nats a token (None: not tested),
+            ``verdict`` in words, and ``leaks``; a recipe that leaks is named, not drawn.
+        baseline: the recipe compared with.
+        corpus: for the heading.
+    """
+    figure = canvas(
+        f"Difference from {baseline}" + (f" on {corpus}" if corpus else ""),
+        "Difference in test loss with its 95 % paired bootstrap interval over documents and seeds. "
+        "Filled: the interval excludes 0. Left of the line is better.",
+        1.85 + 0.42 * len(rows),
+    )
+    ax = figure.add_subplot()
+    drawn = [row for row in rows if not row.get("leaks") and row["low"] is not None]
+    ends = [0.0, *(float(row[k]) for row in drawn for k in ("low", "high"))]
+    room = 0.09 * (max(ends) - min(ends) or 0.02)
+    ax.set_xlim(min(ends) - room, max(ends) + room)
+    ax.axvline(0, color=colour(baseline), lw=1.4)
+    name_rows(ax, [row["recipe"] for row in rows])
+    beside: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "size": SMALL}
+    for y, row in enumerate(rows):
+        shade = colour(row["recipe"])
+        ax.axhline(y, color="#eef0f2", lw=0.8, zorder=0)
+        if row not in drawn:
+            ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 2}
+            says = (
+                "sees the answer: not comparable, not drawn" if row.get("leaks") else row.get("verdict", "not tested")
+            )
+            ax.text(0.5, y, says, color=HURTS, ha="center", va="center", style="italic", bbox=ground, **beside)
+            continue
+        sure = row["low"] > 0 or row["high"] < 0
+        ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.6, solid_capstyle="butt")
+        ax.plot(row["difference"], y, "o", ms=8.5, color=shade, mfc=shade if sure else PAPER, mew=1.8, zorder=4)
+        figures = f"{signed(row['difference'])}  [{signed(row['low'])}, {signed(row['high'])}]"
+        ax.text(1.02, y - 0.02, figures, va="bottom", **beside)
+        ax.text(1.02, y + 0.03, row.get("verdict", ""), va="top", color=MUTED, **beside)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: signed(v, 4).rstrip("0").rstrip(".") if v else "0"))
+    ax.set_xlabel(f"nats a token, less (\N{MINUS SIGN}) or more (+) than {baseline}")
+    to_percent = (lambda d: 100 * np.expm1(d), lambda p: np.log1p(np.maximum(p, -99.9) / 100))
+    percent = ax.secondary_xaxis("top", functions=to_percent)
+    percent.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    percent.xaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:+.3g} %".replace("-", "\N{MINUS SIGN}") if abs(v) > 1e-9 else "0")
+    )
+    percent.set_xlabel("change in perplexity", size=SMALL)
+    percent.spines["top"].set_visible(False)
+    percent.tick_params(length=0)
+    return figure
+
+
+@styled
+def ablations(
+    values: Mapping[str, Any],
+    ingredients: Mapping[str, Sequence[str]] = INGREDIENTS,
+    leaks: Sequence[str] = (),
+    baseline: str = "gpt2",
+) -> Figure:
+    """Test perplexity of each recipe beside its parts: is it the curve, or only what it runs through?
+
+    Args:
+        values: recipe -> (S,) test perplexity of each seed.
+        ingredients: recipe -> its parts.
+        leaks: recipes that see the answer; named, not drawn.
+        baseline: whose mean is drawn through all rows.
+    """
+    order = ["curve", "trained encoder", "untrained encoder", "sees context", "SoftEMax"]
+    present = {part for name in values for part in ingredients.get(name, ())}
+    columns = [part for part in order if part in present] + sorted(present - set(order))
+    figure = canvas(
+        "Is it the curve, or only what it runs through?",
+        "Left: what each recipe adds to GPT-2. Right: its test perplexity; dots: seeds, bar: their mean.",
+        1.85 + 0.4 * len(values),
+    )
+    left, right = figure.subplots(1, 2, width_ratios=(0.34 * max(len(columns), 1) + 0.2, 5))
+    name_rows(left, list(values))
+    name_rows(right, list(values))
+    right.set_yticks([])
+    for y, name in enumerate(values):
+        for x, part in enumerate(columns):
+            left.plot(
+                x,
+                y,
+                "o",
+                ms=9,
+                color=colour(name) if part in ingredients.get(name, ()) else FAINT,
+                mec="none",
+            )
+        seeds = array(values[name]).astype(float)
+        beside: dict[str, Any] = {"transform": right.get_yaxis_transform(), "va": "center", "size": SMALL}
+        right.axhline(y, color="#eef0f2", lw=0.8, zorder=0)
+        if name in leaks:
+            says = f"{number(seeds.mean())}: sees the answer, not drawn"
+            right.text(0.5, y, says, color=HURTS, ha="center", style="italic", **beside)
+            continue
+        right.plot(seeds, [y] * len(seeds), "o", ms=5, color=colour(name), alpha=0.45, mec="none")
+        right.plot([seeds.mean()] * 2, [y - 0.28, y + 0.28], color=colour(name), lw=2.6)
+        right.text(1.02, y, f"{seeds.mean():,.2f}", **beside)
+    left.set_xlim(-0.6, max(len(columns), 1) - 0.4)
+    left.set_xticks(range(len(columns)), columns, rotation=55, ha="left", rotation_mode="anchor")
+    left.xaxis.tick_top()
+    left.grid(False)
+    left.spines[:].set_visible(False)
+    left.tick_params(length=0)
+    right.margins(x=0.06)
+    if baseline in values:
+        right.axvline(array(values[baseline]).mean(), color=colour(baseline), lw=0.9, ls=(0, (2, 2)), zorder=1)
+    right.set_xlabel("test perplexity per token (lower is better)")
+    return figure
+
+
+@styled
+def difference_by_group(groups: Mapping[str, Sequence[Mapping[str, Any]]], what: str, baseline: str = "gpt2") -> Figure:
+    """Where the difference lies: by frequency of the token, by position, or by any other grouping.
+
+    Args:
+        groups: recipe -> rows with ``label``, ``difference``, ``low``, ``high`` (nats a token) and ``tokens``,
+            the number of tokens in the group; the same labels for every recipe.
+        what: the grouping, for the axis.
+        baseline: the recipe compared with.
+    """
+    figure = canvas(
+        f"Where does the difference lie? By {what}",
+        f"Difference in test loss from {baseline} with 95 % intervals; below 0 is better.",
+        3.6,
+        key=[(name, colour(name), "-") for name in groups],
+    )
+    ax = figure.add_subplot()
+    for k, (name, rows) in enumerate(groups.items()):
+        x = np.arange(len(rows)) + (k - (len(groups) - 1) / 2) * 0.62 / len(groups)
+        ax.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=colour(name), lw=2.2)
+        ax.plot(x, [row["difference"] for row in rows], "o", color=colour(name), ms=6.5, mec=PAPER)
+    ax.axhline(0, color=colour(baseline), lw=1.3)
+    labels = [f"{row['label']}\n{row['tokens']:,}" for row in next(iter(groups.values()))]
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_xlim(-0.6, len(labels) - 0.4)
+    ax.margins(y=0.12)
+    ax.set_xlabel(f"{what}; below: number of tokens")
+    ax.set_ylabel("nats a token")
+    return figure
+
+
+def group_differences(
+    differences: Any, keys: Any, documents: Any, edges: Sequence[float], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Mean difference of the tokens whose key lies in ``[edges[i], edges[i + 1])``, for :func:`difference_by_group`.
+
+    The 95 % intervals allow for tokens of one document resembling each other: the mean is a ratio of sums over
+    documents, its variance that of the documents' residuals, and Student's t has one degree of freedom less than
+    there are documents. Groups of fewer than 30 tokens, or without two documents, are left out.
+
+    Args:
+        differences: (T,) nats.
+        keys: (T,) what the tokens are grouped by.
+        documents: (T,) the document of each token.
+        edges: (G + 1,) ascending; ``labels``: (G,).
+    """
+    values, keys, documents = array(differences).astype(float), array(keys), array(documents)
+    rows = []
+    for label, low, high in zip(labels, edges[:-1], edges[1:], strict=True):
+        inside = (keys >= low) & (keys < high)
+        _, member, counts = np.unique(documents[inside], return_inverse=True, return_counts=True)
+        if len(counts) < 2 or inside.sum() < 30:
+            continue
+        mean = values[inside].mean()
+        residuals = np.bincount(member, values[inside]) - mean * counts
+        error = math.sqrt((residuals**2).sum() * len(counts) / (len(counts) - 1)) / inside.sum()
+        reach = float(t.ppf(0.975, len(counts) - 1)) * error
+        rows.append(
+            {"label": label, "difference": mean, "low": mean - reach, "high": mean + reach, "tokens": int(inside.sum())}
+        )
+    return rows
+
+
+def _difference_colours(differences: np.ndarray, full: float | None = None) -> tuple[TwoSlopeNorm, np.ndarray]:
+    """Colours (T, 4) of differences, full at their 95th percentile, or at 0.1 nats if that is less."""
+    if full is None:
+        full = float(np.percentile(np.abs(differences), 95)) if differences.size else 0.0
+    full = max(full, 0.1)
+    norm = TwoSlopeNorm(0, -full, full)
+    return norm, np.asarray(DIVERGING(norm(differences.clip(-full, full)))).reshape(-1, 4)
+
+
+@styled
+def token_differences(
+    tokens: Sequence[str], differences: Any, recipe: str, baseline: str = "gpt2", full: float | None = None
+) -> Figure:
+    """A text whose tokens are coloured by how much better (blue) or worse (orange) a recipe predicts them.
+
+    Args:
+        tokens: (T,) token strings, spaces included.
+        differences: (T,) loss of the recipe less that of the baseline, in nats.
+        recipe, baseline: which they are.
+        full: the difference at which colours are full, to share among pictures; default: the 95th percentile.
+    """
+    values = array(differences).astype(float)
+    norm, shades = _difference_colours(values, full)
+    size, step, margin = 9.5, 0.25, 0.1
+    space = text_width("n n", size) - text_width("nn", size)
+    boxes: list[tuple[float, int, float, str]] = []  # x, line, width, text
+    x, line = margin, 0
+    for token in tokens:
+        text = shown(token.strip())
+        if "\n" in token and not text and x > margin:
+            line, x = line + 1, margin
+        x += space if token.startswith(" ") else 0
+        width = text_width(text, size)
+        if x + width > WIDTH - margin and x > margin:
+            line, x = line + 1, margin
+        boxes.append((x, line, width, text))
+        x += width + 0.01 if text else 0
+    rows = line + 1
+    height = 1.3 + step * rows
+    figure = canvas(
+        f"Where {recipe} reads better, and where worse, than {baseline}",
+        f"Each token's loss less {baseline}'s; over this text {signed(float(values.mean()))} nats a token.",
+        height,
+    )
+    figure.set_layout_engine("none")
+    ax = figure.add_axes((0, 0.5 / height, 1, step * rows / height))
+    ax.set_axis_off()
+    ax.set_xlim(0, WIDTH)
+    ax.set_ylim(rows, 0)
+    for (x, row, width, text), shade in zip(boxes, shades, strict=True):
+        if text:
+            shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.03", "mutation_aspect": 1 / step}
+            ax.add_patch(FancyBboxPatch((x - 0.012, row + 0.1), width + 0.024, 0.8, fc=shade, ec="none", **shape))
+            ax.text(x, row + 0.72, text, size=size, color=PAPER if luminance(shade) < 0.4 else INK)
+    scale = figure.add_axes((0.4 / WIDTH, 0.27 / height, 2.2 / WIDTH, 0.09 / height))
+    bar = figure.colorbar(ScalarMappable(norm, DIVERGING), cax=scale, orientation="horizontal")
+    bar.outline.set_edgecolor(FAINT)
+    edge = norm.vmax or 0.0
+    bar.set_ticks([-edge, 0, edge], labels=[f"≤ {signed(-edge, 1)}", "0", f"≥ {signed(edge, 1)}"])
+    scale.tick_params(length=0, labelsize=8)
+    says = f"nats; blue: {recipe} is better, orange: worse"
+    figure.text(2.95 / WIDTH, 0.315 / height, says, size=8, color=MUTED, va="center")
+    return figure
+
+
+def token_differences_html(tokens: Sequence[str], differences: Any) -> str:
+    """The same coloured text as HTML, escaped; a token's difference shows when the pointer rests on it."""
+    values = array(differences).astype(float)
+    spans = []
+    for token, value, shade in zip(tokens, values, _difference_colours(values)[1], strict=True):
+        ink = PAPER if luminance(shade) < 0.4 else INK
+        style = f"background:{to_hex(shade)};color:{ink};border-radius:3px"
+        spans.append(f'<span title="{signed(float(value), 2)} nats" style="{style}">{html.escape(token)}</span>')
+    return f'<div style="white-space:pre-wrap;line-height:1.7">{"".join(spans)}</div>'

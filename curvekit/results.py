@@ -1,0 +1,109 @@
+"""Results on paper: the rows of a comparison as a GitHub table, as a LaTeX table, and in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+INTERVAL = "Δ nats/token [95% interval]"
+TEXT_COLUMNS = ("recipe", "leaks", "verdict", "contrast")
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """One recipe's figures as text, by column."""
+    return {
+        "recipe": row["recipe"],
+        "leaks": "yes" if row["leaks"] else "no",
+        "perplexity": spread(row, "perplexity", 2),
+        "word perplexity": spread(row, "word_perplexity", 2),
+        "bits/byte": spread(row, "bits_per_byte", 4),
+        "token accuracy": spread(row, "token_accuracy", 4),
+        "BLEU": spread(row, "bleu", 2),
+        INTERVAL: interval(row),
+        "p (Holm)": number(row["p_holm"], 4),
+        "verdict": row["verdict"],
+        "trainable parameters": number(row["trainable_parameters"], 0),
+        "tokens/s": number(row["tokens_per_second"], 0),
+        "seeds": str(row["seeds"]),
+    }
+
+
+def contrast_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The same for two recipes against each other."""
+    return {
+        "contrast": row["recipe"],
+        INTERVAL: interval(row),
+        "p (Holm)": number(row["p_holm"], 4),
+        "verdict": row["verdict"],
+    }
+
+
+def number(x: float | None, digits: int) -> str:
+    return "n/a" if x is None else f"{x:,.{digits}f}"
+
+
+def spread(row: Mapping[str, Any], name: str, digits: int) -> str:
+    """Mean ± standard deviation over seeds; the mean alone where there is one seed."""
+    deviation = row[f"{name}_sd"]
+    return number(row[name], digits) + ("" if deviation is None else f" ± {deviation:,.{digits}f}")
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    if row["low"] is None:
+        return "n/a"
+    return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def finding(row: Mapping[str, Any], other: str) -> str:
+    """``is better than gpt2: -0.0270 [-0.0350, -0.0190] nats a token, perplexity -2.7%``"""
+    figures = f"{interval(row)} nats a token"
+    if row["verdict"] == "no significant difference":
+        return f"does not differ significantly from {other}: {figures}"
+    return f"is {row['verdict']} than {other}: {figures}, perplexity {100 * row['relative_perplexity']:+.1f}%"
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of equal columns as a GitHub table; words to the left, figures to the right."""
+    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in rows[0]]
+    return "\n".join(_pipes(line) for line in (rows[0], rule, *(row.values() for row in rows)))
+
+
+def _pipes(line: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+
+
+def latex_table(rows: Sequence[Mapping[str, str]], caption: str) -> str:
+    """Rows of equal columns as a table for booktabs."""
+    columns = "".join("l" if column in TEXT_COLUMNS else "r" for column in rows[0])
+    lines = [" & ".join(map(latex, line)) + r" \\" for line in (rows[0], *(row.values() for row in rows))]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{latex(caption)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    """Escape what LaTeX would read as a command, and set signed numbers as mathematics."""
+    escaped = "".join(_SPECIAL.get(character, character) for character in text)
+    return re.sub(r"(?<![\w$])[+-]\d[\d.]*\d", r"$\g<0>$", escaped)
