@@ -20,7 +20,6 @@ from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from scipy.stats import t
 
 from curvekit.drawing import (
     ALLOWED,
@@ -64,7 +63,6 @@ __all__ = [
     "difference_intervals",
     "family",
     "gradients",
-    "group_differences",
     "leak_map",
     "leak_perplexity",
     "learning_curves",
@@ -883,38 +881,6 @@ def difference_by_group(groups: Mapping[str, Sequence[Mapping[str, Any]]], what:
     ax.set_xlabel(f"{what}; below: number of tokens")
     ax.set_ylabel("nats a token")
     return figure
-
-
-def group_differences(
-    differences: Any, keys: Any, documents: Any, edges: Sequence[float], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Mean difference of the tokens whose key lies in ``[edges[i], edges[i + 1])``, for :func:`difference_by_group`.
-
-    The 95 % intervals allow for tokens of one document resembling each other: the mean is a ratio of sums over
-    documents, its variance that of the documents' residuals, and Student's t has one degree of freedom less than
-    there are documents. Groups of fewer than 30 tokens, or without two documents, are left out.
-
-    Args:
-        differences: (T,) nats.
-        keys: (T,) what the tokens are grouped by.
-        documents: (T,) the document of each token.
-        edges: (G + 1,) ascending; ``labels``: (G,).
-    """
-    values, keys, documents = array(differences).astype(float), array(keys), array(documents)
-    rows = []
-    for label, low, high in zip(labels, edges[:-1], edges[1:], strict=True):
-        inside = (keys >= low) & (keys < high)
-        _, member, counts = np.unique(documents[inside], return_inverse=True, return_counts=True)
-        if len(counts) < 2 or inside.sum() < 30:
-            continue
-        mean = values[inside].mean()
-        residuals = np.bincount(member, values[inside]) - mean * counts
-        error = math.sqrt((residuals**2).sum() * len(counts) / (len(counts) - 1)) / inside.sum()
-        reach = float(t.ppf(0.975, len(counts) - 1)) * error
-        rows.append(
-            {"label": label, "difference": mean, "low": mean - reach, "high": mean + reach, "tokens": int(inside.sum())}
-        )
-    return rows
 
 
 def _difference_colours(differences: np.ndarray, full: float | None = None) -> tuple[TwoSlopeNorm, np.ndarray]:

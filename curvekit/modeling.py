@@ -155,6 +155,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         if member != "softmax":
             config._attn_implementation = implementation(member)
         super().__init__(config)
+        self.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and the Trainer would miscount tokens
         if config.attention == "sink":
             for block in self.transformer.h:
                 sinks = nn.Parameter(torch.full((config.n_head,), config.log_sink))

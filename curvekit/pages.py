@@ -34,6 +34,21 @@ from curvekit.experiments import Comparison
 from curvekit.markup import contrasts, headline, marked, results
 from curvekit.runs import RunConfig
 
+WHAT = {
+    "gpt2": "GPT-2, unchanged",
+    "curve": "each token also brings a point on the Bézier curve through a BERT-family encoder's embeddings of it and "
+    "of the tokens before it, added through a gate that starts closed",
+    "softemax": "attention divides by the sum of exponentials plus a constant: a head may pay less than all its "
+    "attention",
+    "curve+softemax": "both",
+    "published": "the published blend: a centred curve through the states of an encoder that reads both sides",
+    "encoder": "curve's ablation: the encoder's embedding of the token alone, no curve",
+    "self-curve": "curve's ablation: a curve through GPT-2's own embeddings, no encoder",
+    "random-encoder": "curve's ablation: an encoder of the same widths with untrained weights",
+    "curve-causal": "curve, through the states of the encoder run over the preceding tokens",
+    "sink": "softmax with a learned constant in the denominator, one for each head",
+}
+SCRIPTED = {"application/javascript", "application/vnd.jupyter.widget-view+json"}  # would need a script
 LONG = 20  # lines of printed text that a page shows unfolded
 
 
@@ -53,6 +68,13 @@ class Chapter:
         title = re.search(r"^# +(.+)$", text, re.MULTILINE)
         claim = re.search(r"^\*\*Claim\.\*\* +(.+)$", text, re.MULTILINE)
         return cls(name, title[1] if title else name, claim[1] if claim else "")
+
+
+def changed(config: RunConfig) -> dict[str, Any]:
+    """The settings that are not what ``RunConfig`` chooses by itself, for this base and so many steps."""
+    plain = RunConfig(base=config.base, steps=config.steps).to_dict()
+    plain |= {"base": RunConfig().base, "steps": RunConfig(base=config.base).steps}
+    return {name: value for name, value in config.to_dict().items() if value != plain[name]}
 
 
 def notebook_page(notebook: NotebookNode, chapter: Chapter, chapters: Sequence[Chapter]) -> str:
@@ -91,20 +113,18 @@ def index_page(
         ]
     else:
         parts.append("<p>No recipes were compared: the notebooks of this report train no experiment.</p>")
-    parts.append(
-        "<h2>What is compared</h2><p><b>curve</b>: each token also brings a point on a Bézier curve through a "
-        "BERT-family encoder's embeddings of it and of the tokens before it, added through a gate that starts closed. "
-        "<b>softemax</b>: attention divides by the sum of exponentials plus a constant, so a head may pay less than "
-        "full attention. Every recipe has the same base, data order, budget and seeds. A recipe that can see the "
-        "token it predicts is marked as leaking, and compared with nothing.</p>"
-    )
+    if comparison is not None:
+        recipes = {row["recipe"]: WHAT.get(row["recipe"], "") for row in comparison.rows}
+        parts.append(
+            f"<h2>What is compared</h2>{_list(recipes)}<p>Every recipe has the same base, data order, budget and "
+            "seeds. One that can see the token it is to predict is marked as leaking, and compared with nothing.</p>"
+        )
     parts.append(f'<h2>The notebooks</h2><ul class="cards">{"".join(map(_card, chapters))}</ul>')
     parts.append("<h2>Doing it again</h2>" + f"<pre>{say(command)}</pre>")
-    changed = {f.name for f in fields(config) if getattr(config, f.name) != getattr(RunConfig(), f.name)}
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("recipe", "seed")}
     if comparison is not None:
         settings = {"seeds": ", ".join(map(str, comparison.seeds))} | settings
-    telling = changed | {"seeds", "corpus", "base", "steps", "batch_size", "block_size"}
+    telling = {*changed(config), "seeds", "corpus", "base", "steps", "batch_size", "block_size"}
     main = {k: v for k, v in settings.items() if k in telling}
     rest = {k: v for k, v in settings.items() if k not in main}
     parts.append(_list(main) + f"<details><summary>settings at their defaults</summary>{_list(rest)}</details>")
@@ -150,7 +170,7 @@ def _card(chapter: Chapter) -> str:
 
 
 def _list(values: Mapping[str, Any]) -> str:
-    rows = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in values.items())
+    rows = "".join(f"<dt>{marked(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in values.items())
     return f"<dl>{rows}</dl>"
 
 
@@ -179,11 +199,14 @@ def _page(title: str, main: str, chapters: Sequence[Chapter], current: str) -> s
 
 
 def _folded(notebook: NotebookNode) -> NotebookNode:
-    """A copy whose long printed texts, and all that went to standard error, are folded away."""
+    """A copy whose long printed texts, and all that went to standard error, are folded away; scripts are left out."""
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(notebook), {})
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         outputs = []
         for output in cell.get("outputs", []):
+            if SCRIPTED & set(output.get("data", ())):
+                continue
             text = output.get("text", "")
             if output.output_type == "stream" and (output.name == "stderr" or text.count("\n") > LONG):
                 lines = text.rstrip("\n").count("\n") + 1

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from curvekit.errors import CurvekitError, pick
 from curvekit.experiments import Comparison, load_comparison
 from curvekit.files import write_json, write_text
 from curvekit.markup import headline
-from curvekit.pages import Chapter, duration, index_page, notebook_page
+from curvekit.pages import Chapter, changed, duration, index_page, notebook_page
 from curvekit.runs import RunConfig
 
 NOTEBOOKS = Path(curvekit.__file__).parents[1] / "notebooks"
@@ -118,14 +118,13 @@ def plan_parameters(
     every = sorted({name for names in known.values() for name in names})
     for name in extra:
         pick(name, every, "notebook parameter")
-    default, plan = RunConfig(), {}
+    plan = {}
     for path, names in known.items():
         values = config.to_dict() | dict(given) | dict(extra)
         plan[path] = {name: values[name] for name in names if name in values}
         if "settings" in names and "settings" not in extra:
-            rest = [each.name for each in fields(config) if each.name not in names]
-            changed = {name: getattr(config, name) for name in rest if getattr(config, name) != getattr(default, name)}
-            plan[path]["settings"] = changed
+            rest = {name: value for name, value in changed(config).items() if name not in names}
+            plan[path]["settings"] = rest
     return plan
 
 
@@ -191,11 +190,19 @@ class _Kernel(AsyncKernelManager):
             self.connection_file = str(Path(self._sockets.name) / "kernel.json")
 
     async def _async_start_kernel(self, **kwargs: Any) -> None:
-        env = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        env.pop("JPY_SESSION_NAME", None)  # a report made from JupyterLab is a log all the same: no widgets
+        # Bars are widgets in a notebook, and a page shows none; what a report says it says in lines.
+        env = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1"}
+        env.pop("JPY_SESSION_NAME", None)  # even when it is made from JupyterLab
         await super()._async_start_kernel(**kwargs, env=env)
 
     start_kernel = _async_start_kernel
+
+    async def _async_cleanup_resources(self, restart: bool = False) -> None:
+        await super()._async_cleanup_resources(restart)
+        if os.name == "posix" and not restart:
+            self._sockets.cleanup()
+
+    cleanup_resources = _async_cleanup_resources
 
 
 class _Lines:
@@ -242,13 +249,12 @@ def _make(folder: Path) -> None:
 def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path) -> str:
     """The command line that makes this report, with the settings that are not at their defaults."""
     words = ["curvekit", "report", "--out", str(folder), "--recipes", *recipes, "--seeds", *map(str, seeds)]
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if each.name in ("recipe", "seed") or value == getattr(RunConfig(), each.name):
+    for name, value in changed(config).items():
+        if name in ("recipe", "seed"):
             continue
-        words.append(f"--{each.name.replace('_', '-')}")
+        words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, dict):
-            words += [f"{name}={setting}" for name, setting in value.items()]
+            words += [f"{key}={setting}" for key, setting in value.items()]
         elif not isinstance(value, bool):
             words.append(str(value))
     return shlex.join(words)

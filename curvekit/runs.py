@@ -72,10 +72,12 @@ class RunConfig:
     )
     seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0)
 
-    block_size: int = _setting(256, "tokens in a training block", least=2)
+    block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
     batch_size: int = _setting(8, "blocks in a batch", least=1)
-    accumulate: int = _setting(1, "batches whose gradients are summed into one step", least=1)
-    steps: int = _setting(300, "optimiser steps at most", least=1)
+    accumulate: int = _setting(
+        None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
+    )
+    steps: int = _setting(None, "optimiser steps at most (default: 100, full size 3600)", least=1)
     learning_rate: float | None = _setting(
         None, "highest learning rate (default: 1e-3 from random weights, 1e-4 from a trained base)", least=0
     )
@@ -91,12 +93,17 @@ class RunConfig:
     gradient_checkpointing: bool = _setting(False, "less memory, about a third slower", result=False)
     compile: bool = _setting(False, "torch.compile the model")
 
-    eval_every: int = _setting(50, "steps from one validation loss to the next", least=1)
+    eval_every: int = _setting(
+        None, "steps from one validation loss to the next (default: a quarter of steps, at most 300)", least=1
+    )
     patience: int = _setting(
         0, "stop after so many validation losses without a new best, and keep the best; 0: never", least=0
     )
     save_every: int = _setting(
-        50, "steps between checkpoints; with patience, one at every validation", least=1, result=False
+        None,
+        "steps between checkpoints (default: eval_every); with patience, one at every validation",
+        least=1,
+        result=False,
     )
     keep_checkpoints: int = _setting(
         2, "checkpoints kept while training; a finished run keeps none", least=1, result=False
@@ -125,6 +132,23 @@ class RunConfig:
         "offline", "wandb writes files only, or sends them", choices=("offline", "online"), result=False
     )
     wandb_project: str = _setting("curvekit", "wandb project", result=False)
+
+    def __post_init__(self) -> None:
+        """Choose what was left open: a quick run for ``mini`` and local bases, full size for the hub's models.
+
+        Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
+        """
+        quick = self.base == "mini" or Path(self.base).is_dir()
+        sizes = {"block_size": 256, "accumulate": 1, "steps": 100}
+        if not quick:
+            sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
+        for name, size in sizes.items():
+            if getattr(self, name) is None:
+                setattr(self, name, size)
+        if self.eval_every is None and isinstance(self.steps, int):
+            self.eval_every = max(1, min(300, self.steps // 4))
+        if self.save_every is None:
+            self.save_every = self.eval_every
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:

@@ -110,7 +110,6 @@ def fit(
     )
     _check_room(config, model)
     warn_if_leaking(model)
-    model.loss_type = "ForCausalLM"  # its class name does not say so, and the Trainer would miscount tokens
     held_out = _held_out(config, corpus, "validation")
     blocks, validation = (
         pack(texts, tokenizer, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
