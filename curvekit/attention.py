@@ -58,7 +58,8 @@ def softemax_attention(
         query: ``[batch, heads, queries, width]``.
         key, value: ``[batch, key heads, keys, width]``; heads is a multiple of key heads (grouped queries).
         mask: boolean (True: seen) or additive, broadcast against ``[batch, heads, queries, keys]``. A query that
-            sees nothing gives zeros and passes no gradient.
+            sees nothing gives zeros and passes no gradient (of ``softmax`` only where the mask is -inf, as torch has
+            it: its smallest finite number spreads softmax's weight evenly).
         is_causal: query i sees keys 0..i, as in torch's own attention; not together with ``mask``.
         scale: factor of the scores; default ``width ** -0.5``.
         variant: a name of :data:`curvekit.softemax.VARIANTS`.
@@ -79,7 +80,7 @@ def softemax_attention(
         return nn.functional.scaled_dot_product_attention(
             query, key, value, mask, is_causal=is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
-    if not (fused and _kernel(query, key, value, mask)):
+    if not (fused and _kernel(query, key, value, mask, is_causal)):
         return eager_softemax_attention(
             query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
         )[0]
@@ -150,7 +151,7 @@ def _additive(mask: Tensor, query: Tensor) -> Tensor:
 # -- the kernels ---------------------------------------------------------------------------------------------------
 
 
-def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> str | None:
+def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> str | None:
     """Name the fused kernel that takes these inputs, or None."""
     if query.shape[-1] != value.shape[-1] or (mask is not None and mask.requires_grad) or 0 in query.shape:
         return None
@@ -158,7 +159,8 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> s
         return "cpu"
     if query.device.type == "cuda" and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
         half = query.dtype in (torch.float16, torch.bfloat16)
-        if half and mask is None and torch.cuda.get_device_capability(query.device) >= (8, 0):
+        aligned = not is_causal or query.shape[2] == key.shape[2]  # flash counts causality from the last key
+        if half and aligned and mask is None and torch.cuda.get_device_capability(query.device) >= (8, 0):
             return "flash"
         if half or query.dtype == torch.float32:
             return "efficient"
@@ -189,7 +191,7 @@ def _flash(
     sums_keys: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the output Y ``[batch, heads, queries, width]`` and the normaliser L ``[batch, heads, queries]``."""
-    kernel = _kernel(query, key, value, mask)
+    kernel = _kernel(query, key, value, mask, is_causal)
     if kernel == "cpu":
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
@@ -204,7 +206,7 @@ def _flash(
         )
         lse = lse[..., : query.shape[2]]
     sink = sink.view(1, -1, 1)
-    normaliser = torch.logaddexp(lse, sink) if sums_keys else sink.expand_as(lse)
+    normaliser = torch.logaddexp(lse, sink) if sums_keys else sink + torch.zeros_like(lse)  # not a view of an input
     output = output * torch.exp(lse - normaliser).to(output.dtype).unsqueeze(-1)
     return output, normaliser.contiguous()
 
@@ -225,7 +227,7 @@ def _flash_backward(
     """Return the gradients of query, key and value."""
     if not sums_keys:
         output = torch.zeros_like(output)
-    kernel = _kernel(query, key, value, mask)
+    kernel = _kernel(query, key, value, mask, is_causal)
     if kernel == "cpu":
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(

@@ -26,14 +26,13 @@ from curvekit import __version__
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, write_text
 from curvekit.results import INTERVAL, cells, markdown_table
-from curvekit.runs import SPLITS, RunConfig, load_model, load_run
+from curvekit.runs import MAIN_RECIPES, SPLITS, RunConfig, load_model, load_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RESULTS_BEGIN = "<!-- results:begin -->"
 RESULTS_END = "<!-- results:end -->"
-MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
 # What lies outside a program: its message says more than a traceback.
 _SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 

@@ -49,7 +49,7 @@ def bernstein_weights(degree: int, place: float | Tensor = 0.5, derivative: int 
     t = _place(degree, place)
     if derivative > 0:
         if degree == 0:
-            return torch.zeros(*t.shape, 1, dtype=t.dtype)
+            return torch.zeros(*t.shape, 1, dtype=t.dtype, device=t.device)
         return degree * _differences(bernstein_weights(degree - 1, t, derivative - 1))
     k = torch.arange(degree + 1, device=t.device)
     binomials = torch.tensor([math.comb(degree, i) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
@@ -65,7 +65,7 @@ def bspline_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 
     """
     t = _place(degree, place)
     if degree == 0:
-        return (torch.ones if derivative == 0 else torch.zeros)(*t.shape, 1, dtype=t.dtype)
+        return (torch.ones if derivative == 0 else torch.zeros)(*t.shape, 1, dtype=t.dtype, device=t.device)
     if derivative > 0:
         return _differences(bspline_weights(degree - 1, t, derivative - 1))
     lower = bspline_weights(degree - 1, t)

@@ -55,7 +55,7 @@ def locate_encoder(name: str) -> str:
         if not hub.cached(name):
             hub.require(f"the encoder {name!r}", "use encoder='minilm', which needs no network, or a local folder")
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name))
     except (OSError, ValueError) as error:
         raise CurvekitError(f"no encoder {name!r} was found; use 'minilm', 'bert-base-uncased' or a folder") from error
     if config.model_type != "bert":
@@ -81,8 +81,9 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only."""
     where = locate_encoder(name)
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
-        model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True)
-    return model.eval(), AutoTokenizer.from_pretrained(where)
+        local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
+        model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True, **local)
+        return model.eval(), AutoTokenizer.from_pretrained(where, **local)
 
 
 def bridge(tokenizer: PreTrainedTokenizerBase, wordpieces: PreTrainedTokenizerBase) -> list[list[int]]:

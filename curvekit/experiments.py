@@ -30,6 +30,7 @@ CONTRASTS = (  # what the curve brings apart from what the encoder brings
     ("curve", "encoder"),
     ("curve", "self-curve"),
     ("curve", "random-encoder"),
+    ("curve-causal", "curve"),
     ("curve+softemax", "softemax"),
 )
 
@@ -279,7 +280,7 @@ def compare(
         test["p_holm"] = adjusted
 
     all_runs = [runs[recipe][seed] for recipe in runs for seed in seeds]
-    settings = [run.config.to_dict() for run in all_runs]
+    settings = [run.config.results() for run in all_runs]
     shared = {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
     first = scores[baseline][0]
     common = {key: value for key, value in first.signature.items() if key not in ("model", "recipe", "leaks")}

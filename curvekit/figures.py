@@ -747,9 +747,10 @@ def difference_intervals(rows: Sequence[Mapping[str, Any]], baseline: str = "gpt
         baseline: the recipe compared with.
         corpus: for the heading.
     """
+    seeds = " and seeds" if any(row.get("seeds", 1) > 1 for row in rows) else ", of one seed"
     figure = canvas(
         f"Difference from {baseline}" + (f" on {corpus}" if corpus else ""),
-        "Difference in test loss with its 95 % paired bootstrap interval over documents and seeds. "
+        f"Difference in test loss with its 95 % paired bootstrap interval over documents{seeds}. "
         "Filled: the interval excludes 0. Left of the line is better.",
         1.85 + 0.42 * len(rows),
     )

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
+from pathlib import Path
 
 from curvekit.errors import CurvekitError
 
 SECONDS = 3.0
+MINUTE = 60.0
 
 
-@functools.lru_cache(maxsize=1)
 def unreachable() -> str | None:
-    """Why the hub cannot be used now, or None when it can. Asks once, and takes at most a few seconds.
+    """Why the hub cannot be used now, or None when it can. Asks at most once a minute, for at most a few seconds.
 
     One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any HTTP
     answer counts. It is asked in a thread because no time limit of a request covers a silent name server.
     """
+    return _asked(int(time.monotonic() / MINUTE))
+
+
+@functools.lru_cache(maxsize=1)
+def _asked(minute: int) -> str | None:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -49,8 +56,13 @@ def require(what: str, instead: str) -> None:
         raise CurvekitError(f"{what} is not on this machine and {reason}; {instead}")
 
 
-def cached(repository: str, filename: str = "config.json", kind: str = "model") -> bool:
+def cached(repository: str, filename: str = "config.json") -> bool:
     """Whether a file of a hub repository lies in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(repository, filename, repo_type=kind), str)
+    return isinstance(try_to_load_from_cache(repository, filename), str)
+
+
+def local_only(name: str) -> bool:
+    """Whether a folder or a cached repository must be read without asking the hub for a newer one."""
+    return Path(name).is_dir() or unreachable() is not None

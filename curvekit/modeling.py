@@ -334,7 +334,9 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
                 tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
                 bert = load_encoder(encoder, tokenizer, gpt2.config.vocab_size)
                 settings |= {"encoder": encoder, "encoder_config": _plain(bert.config)}
-            fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in ("model_type", "architectures")}
+            # Of a base that curvekit saved, its GPT-2 is taken and nothing else.
+            own = {"model_type", "architectures", *CurveGPT2Config.__annotations__}
+            fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in own}
             model = cls(CurveGPT2Config(**fields | {"base_is_random": base == "mini"} | settings))
             model.transformer.load_state_dict(gpt2.transformer.state_dict(), strict=False)
             if bert is not None and model.encoder is not None and not model.config.random_encoder:
@@ -356,10 +358,11 @@ def _load_gpt2(base: str, tokenizer: PreTrainedTokenizerBase | None) -> GPT2LMHe
         if not hub.cached(base):
             hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
     try:
-        config = AutoConfig.from_pretrained(base)
+        local: dict[str, Any] = {"local_files_only": hub.local_only(base)}
+        config = AutoConfig.from_pretrained(base, **local)
         if config.model_type not in ("gpt2", "curve_gpt2"):
             raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
-        return GPT2LMHeadModel.from_pretrained(base, use_safetensors=True)
+        return GPT2LMHeadModel.from_pretrained(base, use_safetensors=True, **local)
     except CurvekitError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

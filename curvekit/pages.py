@@ -36,8 +36,8 @@ from curvekit.runs import RunConfig
 
 WHAT = {
     "gpt2": "GPT-2, unchanged",
-    "curve": "each token also brings a point on the Bézier curve through a BERT-family encoder's embeddings of it and "
-    "of the tokens before it, added through a gate that starts closed",
+    "curve": "each token also brings a point on the Bézier curve through a BERT encoder's input embeddings of it "
+    "and of the tokens before it, added through a gate that starts closed",
     "softemax": "attention divides by the sum of exponentials plus a constant: a head may pay less than all its "
     "attention",
     "curve+softemax": "both",
@@ -45,7 +45,7 @@ WHAT = {
     "encoder": "curve's ablation: the encoder's embedding of the token alone, no curve",
     "self-curve": "curve's ablation: a curve through GPT-2's own embeddings, no encoder",
     "random-encoder": "curve's ablation: an encoder of the same widths with untrained weights",
-    "curve-causal": "curve, through the states of the encoder run over the preceding tokens",
+    "curve-causal": "curve, through the contextual states of the encoder, run over the preceding tokens alone",
     "sink": "softmax with a learned constant in the denominator, one for each head",
 }
 SCRIPTED = {"application/javascript", "application/vnd.jupyter.widget-view+json"}  # would need a script

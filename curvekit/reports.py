@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -36,7 +37,7 @@ from curvekit.experiments import Comparison, load_comparison
 from curvekit.files import write_json, write_text
 from curvekit.markup import headline
 from curvekit.pages import Chapter, changed, duration, index_page, notebook_page
-from curvekit.runs import RunConfig
+from curvekit.runs import MAIN_RECIPES, RunConfig
 
 NOTEBOOKS = Path(curvekit.__file__).parents[1] / "notebooks"
 PACKAGES = ("curvekit", "torch", "transformers", "tokenizers", "datasets", "numpy", "matplotlib", "sacrebleu")
@@ -47,7 +48,7 @@ def report(
     config: RunConfig,
     folder: str | Path,
     *,
-    recipes: Sequence[str] = ("gpt2", "curve", "softemax", "curve+softemax"),
+    recipes: Sequence[str] = MAIN_RECIPES,
     seeds: Sequence[int] = (0,),
     notebooks: Sequence[str | Path] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -87,7 +88,7 @@ def report(
     plan = plan_parameters(paths, config, given, parameters or {})
     _make(folder / "figures")
 
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     chapters = [Chapter.of(path.stem, nbformat.read(path, as_version=4)) for path in paths]
     for number, (path, chapter) in enumerate(zip(paths, chapters, strict=True), 1):
         say(f"[{number}/{len(paths)}] {path.stem}")
@@ -96,7 +97,7 @@ def report(
         chapter.seconds = time.monotonic() - start
         write_text(folder / f"{path.stem}.html", notebook_page(notebook, chapter, chapters))
         say(f"[{number}/{len(paths)}] {path.stem}: {duration(chapter.seconds)}")
-    comparison = load_comparison(folder) if (folder / "comparison.json").exists() else None
+    comparison = _comparison_since(folder, started)
     made_with = versions()
     write_json(folder / "metrics.json", _metrics(config, recipes, seeds, comparison, chapters, command, made_with))
     write_text(folder / "index.html", index_page(config, comparison, chapters, folder, command, made_with))
@@ -239,6 +240,12 @@ def _inspect(path: Path) -> dict[str, Any]:
         raise CurvekitError(f"{path} cannot be read as a notebook ({str(error).splitlines()[0]})") from error
 
 
+def _comparison_since(folder: Path, started: float) -> Comparison | None:
+    """The comparison that these notebooks made; one of an earlier report is not theirs."""
+    path = folder / "comparison.json"
+    return load_comparison(folder) if path.exists() and path.stat().st_mtime >= started - 1 else None
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,7 +261,7 @@ def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], fo
             continue
         words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, dict):
-            words += [f"{key}={setting}" for key, setting in value.items()]
+            words += [f"{key}={json.dumps(setting)}" for key, setting in value.items()]
         elif not isinstance(value, bool):
             words.append(str(value))
     return shlex.join(words)
@@ -279,7 +286,7 @@ def _metrics(
     command: str,
     made_with: Mapping[str, str],
 ) -> dict[str, Any]:
-    settings = {k: v for k, v in config.to_dict().items() if k not in ("recipe", "seed")}
+    settings = {k: v for k, v in config.results().items() if k not in ("recipe", "seed")}
     metrics: dict[str, Any] = {"command": command, "recipes": list(recipes), "seeds": list(seeds), "settings": settings}
     if comparison is not None:
         metrics |= {

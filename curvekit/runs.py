@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curvekit.metrics import LanguageModelScore
 
 SPLITS = ("validation", "test")
+MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
 
 
 def _notes(
@@ -77,7 +78,7 @@ class RunConfig:
     accumulate: int = _setting(
         None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
     )
-    steps: int = _setting(None, "optimiser steps at most (default: 100, full size 3600)", least=1)
+    steps: int = _setting(None, "optimiser steps at most (default: 80, full size 3600)", least=1)
     learning_rate: float | None = _setting(
         None, "highest learning rate (default: 1e-3 from random weights, 1e-4 from a trained base)", least=0
     )
@@ -113,7 +114,7 @@ class RunConfig:
     stride: int | None = _setting(None, "tokens that a scoring window adds (default: half of it)", least=1)
     eval_documents: int | None = _setting(None, "test documents that are scored (default: all)", least=1)
     validation_documents: int | None = _setting(
-        None, "validation documents that are scored, in training and after it (default: as of the test)", least=1
+        None, "validation documents that are scored, in training and after it (default: 16, full size all)", least=1
     )
     keep_tokens: int = _setting(8, "scored documents of which every token's loss is kept", least=0)
     sample_prompts: int = _setting(8, "held-out documents whose beginning is continued; 0: none", least=0)
@@ -139,7 +140,7 @@ class RunConfig:
         Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
         """
         quick = self.base == "mini" or Path(self.base).is_dir()
-        sizes = {"block_size": 256, "accumulate": 1, "steps": 100}
+        sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
         if not quick:
             sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
         for name, size in sizes.items():
@@ -186,7 +187,7 @@ class RunConfig:
 
     def fingerprint(self) -> str:
         """12 hexadecimal digits of the settings that change the result: no paths, tracking or checkpoints."""
-        return hashlib.sha256(json.dumps(self._results(), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
 
     def slug(self) -> str:
         """A folder name: ``curve+softemax-mini-pydocs-seed0``."""
@@ -195,10 +196,11 @@ class RunConfig:
 
     def differences(self, other: RunConfig) -> list[str]:
         """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
-        mine, theirs = self._results(), other._results()
+        mine, theirs = self.results(), other.results()
         return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
 
-    def _results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:
+        """The settings that change the result: not where the files lie, nor who is told of it."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["result"]}
 
 

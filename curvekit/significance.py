@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,8 @@ def paired_bootstrap(
     the same ratio; the interval is the 2.5 and 97.5 percentiles. A few seeds resampled as they are give far too
     narrow an interval: with 3, where seeds are the main source of noise, it holds the truth 7 times in 10. So each
     seed's distance from the mean over seeds is first widened by sqrt(S / (S - 1)) t(0.975, S - 1) / z(0.975), which
-    brings it to 93% or more (simulated with 2 to 10 seeds).
+    brings it to 93% or more (simulated with 2 to 10 seeds). p is the smallest level whose interval, widened for that
+    level, leaves zero out.
 
     Args:
         a, b: one score a seed, in the same order of seeds; a single score stands for one seed.
@@ -103,32 +104,56 @@ def paired_bootstrap(
     per_seed = delta.sum(1) / count.sum()  # (S,)
     difference = float(per_seed.mean())
 
-    widen = math.sqrt(seeds / (seeds - 1)) * t.ppf(0.975, seeds - 1) / norm.ppf(0.975) if seeds > 1 else 1.0
-    widened = delta + (widen - 1) * (per_seed - difference)[:, None] * count
     draw = np.random.default_rng(seed)
-    statistics = []
+    plain, of_seed = [], []  # each sample's statistic, and the part of it that is the seeds' distance from their mean
     for start in range(0, samples, chunk := max(1, 4_000_000 // documents)):
         size = min(chunk, samples - start)
         of_documents = draw.multinomial(documents, np.full(documents, 1 / documents), size)  # (size, D)
         of_seeds = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size)  # (size, S)
-        total = ((of_seeds @ widened) * of_documents).sum(1)
-        statistics.append(total / (seeds * (of_documents @ count)))
-    statistic = np.concatenate(statistics)
-    low, high = np.quantile(statistic, [0.025, 0.975])
-    p = min(1.0, 2 * (1 + min((statistic <= 0).sum(), (statistic >= 0).sum())) / (samples + 1))
+        plain.append(((of_seeds @ delta) * of_documents).sum(1) / (seeds * (of_documents @ count)))
+        of_seed.append(of_seeds @ (per_seed - difference) / seeds)
+    statistic, spread = np.concatenate(plain), np.concatenate(of_seed)
+
+    def interval(level: float) -> tuple[float, float]:
+        widened = statistic + (_widening(seeds, level) - 1) * spread
+        low, high = np.quantile(widened, [level / 2, 1 - level / 2])
+        return float(low), float(high)
+
+    low, high = interval(0.05)
+    p = _smallest_level(lambda level: interval(level)[0] > 0 or interval(level)[1] < 0, 2 / (samples + 1))
     if math.isnan(difference) or documents == seeds == 1:
         low = high = p = math.nan
     return PairedDifference(
         difference=difference,
-        low=float(low),
-        high=float(high),
-        p=float(p),
+        low=low,
+        high=high,
+        p=p,
         relative_perplexity=math.expm1(min(difference, 700.0)),
         per_seed=tuple(per_seed.tolist()),
         documents=documents,
         samples=samples,
         unit=unit,
     )
+
+
+def _widening(seeds: int, level: float) -> float:
+    """How far a few seeds stand apart for an interval at 1 - ``level``, beside how far resampling puts them."""
+    if seeds == 1:
+        return 1.0
+    return math.sqrt(seeds / (seeds - 1)) * t.ppf(1 - level / 2, seeds - 1) / norm.ppf(1 - level / 2)
+
+
+def _smallest_level(rejects: Callable[[float], bool], least: float) -> float:
+    """The smallest level at which a test rejects, by bisection of its logarithm; 1 where it never does."""
+    if rejects(least):
+        return least
+    low, high = least, 0.999
+    if not rejects(high):
+        return 1.0
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if rejects(middle) else (middle, high)
+    return high
 
 
 def _refuse_unpaired(scores: Sequence[LanguageModelScore], unit: str) -> None:

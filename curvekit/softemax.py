@@ -6,8 +6,8 @@ One formula has every member,
 
 with a sign s, a switch a that is 0 or 1, and a *sink* b, the score of a key that is always there and whose value
 is zero. The published SoftEMax divides by the constant C = 1 + e^e; the stable one adds C to softmax's
-denominator instead, so that it equals the published one while the scores are small and softmax when they are
-large, and overflows nowhere.
+denominator instead, so that it equals the published one while the sum of exponentials is far below C (few keys
+with low scores) and softmax when it is far above, and overflows nowhere.
 
 ===============  ==  =  ===========================  ==============================================
 member            s  a  exp(b)                       what it is

@@ -53,7 +53,9 @@ def base_tokenizer(base: str, texts: Iterable[str] | None = None) -> PreTrainedT
     if not Path(base).is_dir() and not hub.cached(base, "tokenizer_config.json") and not hub.cached(base):
         hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, clean_up_tokenization_spaces=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            base, clean_up_tokenization_spaces=False, local_files_only=hub.local_only(base)
+        )
     except (OSError, ValueError) as error:
         raise CurvekitError(f"the base {base!r} has no readable tokeniser ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token is None:

@@ -183,7 +183,11 @@ def evaluate(
     write_jsonl(run.folder / "samples.jsonl", samples)
     texts: dict[str, Any] = dict.fromkeys(TEXT_METRICS)
     if samples:
-        texts = text_metrics([row["continuation"] for row in samples], [row["reference"] for row in samples])
+        texts = text_metrics(
+            [row["continuation"] for row in samples],
+            [row["reference"] for row in samples],
+            length=max(1, config.sample_tokens // 3),  # words; the same for every recipe, or diversity compares nothing
+        )
 
     metrics = (
         {"recipe": config.recipe, "seed": config.seed, "fingerprint": config.fingerprint()}
@@ -356,9 +360,7 @@ def _save_model(model: CurveGPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def _held_out(config: RunConfig, corpus: DatasetDict, split: str) -> list[str]:
-    limit = config.eval_documents
-    if split == "validation" and config.validation_documents is not None:
-        limit = config.validation_documents
+    limit = config.validation_documents if split == "validation" else config.eval_documents
     return list(corpus[split]["text"][:limit])
 
 

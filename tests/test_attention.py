@@ -243,6 +243,15 @@ def test_cached_decoding_is_the_whole_sequence(family):
     assert torch.allclose(torch.cat(rows, 1), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", SINKS)
+def test_one_query_of_one_batch_with_a_sink_for_each_head(variant):
+    """The shape of decoding, in which the normaliser could be a view of the sink."""
+    q, k, v, sink = tensors((1, 3, 1, 8), (1, 3, 9, 8), (1, 3, 9, 8), (3,))
+    fused = softemax_attention(q, k, v, variant=variant, log_sink=sink)
+    formula, _ = eager_softemax_attention(q, k, v, variant=variant, log_sink=sink)
+    assert (fused - formula).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_member_is_registered_and_gives_its_weights_on_request(variant):
     model = model_of("gpt2", implementation(variant))

@@ -179,3 +179,13 @@ def test_learned_weights_start_near_bernsteins_and_stay_normalised():
 def test_wrong_settings_are_refused_in_one_sentence(arguments, message):
     with pytest.raises(CurvekitError, match=message):
         CurveEmbedding(6, 4, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"weights": "bspline"}, {"degree": 0}, {"channels": ("point", "tangent")}])
+@pytest.mark.parametrize("learn_place", [False, True])
+def test_weights_are_made_where_the_module_is(arguments, learn_place):
+    """The meta device stands in for a GPU: whatever is made elsewhere cannot be combined with it."""
+    with torch.device("cpu"):
+        module = CurveEmbedding(6, 4, learn_place=learn_place, **arguments).to("meta")
+    points = torch.empty(2, 5 + module.degree, 6, device="meta")
+    assert module(points, torch.empty(2, 5, 4, device="meta")).device.type == "meta"

@@ -86,6 +86,19 @@ def test_no_effect_is_rarely_called_significant(seeds):
     assert np.mean([result.p < 0.05 for result in found]) <= 0.10
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_small_p_values_are_as_rare_as_they_say(seeds):
+    """What Holm's correction rests on: with no effect, and seeds the main source of noise, p < .01 once in 100."""
+    draw = np.random.default_rng(8)
+    found = [
+        paired_bootstrap(*simulated(draw, 0.0, seeds, documents=0.01, between=0.02), samples=400, seed=i)
+        for i in range(400)
+    ]
+    p = np.array([result.p for result in found])
+    assert (p < 0.01).mean() <= 0.025 and 0.1 < np.median(p) < 0.9
+    assert all(result.significant == (result.p < 0.05) for result in found if abs(result.p - 0.05) > 0.002)
+
+
 def test_a_known_effect_is_found_and_measured():
     found = paired_bootstrap(*simulated(np.random.default_rng(4), -0.1, 3, between=0.005))
     assert found.significant and found.verdict == "better" and found.p < 0.01
@@ -288,7 +301,7 @@ def test_a_run_folder_of_another_configuration_is_refused_before_anything_is_tra
     trained.clear()
     before = (tmp_path / "results.md").read_text(encoding="utf-8")
     with pytest.raises(CurvekitError, match=r"seed0 holds another run: its steps is 7, not 8; choose another folder"):
-        run_experiment(RunConfig(steps=8, model={"degree": 3}), ["softemax", "curve", "gpt2"], [0], tmp_path)
+        run_experiment(RunConfig(steps=8, eval_every=1, model={"degree": 3}), ["softemax", "curve", "gpt2"], [0], tmp_path)
     assert trained == [] and (tmp_path / "results.md").read_text(encoding="utf-8") == before
 
 

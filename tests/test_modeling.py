@@ -268,3 +268,12 @@ def test_a_configuration_survives_its_json():
     config = CurveGPT2Config(recipe="curve", degree=3, place=0.25, window="trailing", channels=["point", "tangent"])
     again = CurveGPT2Config.from_dict(config.to_dict())
     assert (again.degree, again.place, list(again.channels), again.recipe) == (3, 0.25, ["point", "tangent"], "curve")
+
+
+@pytest.mark.parametrize("recipe", ["curve+softemax", "self-curve", "sink"])
+def test_of_a_base_that_curvekit_saved_its_gpt2_is_taken_and_nothing_else(make, recipe, tiny_tokenizer, tmp_path):
+    make(recipe).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    model = build_model("gpt2", str(tmp_path), tiny_tokenizer)
+    assert (model.config.source, model.config.attention, model.config.recipe) == ("none", "softmax", "gpt2")
+    assert torch.equal(logits(model), logits(make("gpt2")))
