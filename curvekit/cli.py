@@ -255,7 +255,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 def results_block(folder: Path) -> str:
     """What the README says of a comparison, from the ``results.json`` in its folder."""
     found = read_json(folder / "results.json")
-    shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "verdict", "trainable parameters", "tokens/s")
+    shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "verdict", "trainable parameters")
     table = markdown_table([{column: cells(row)[column] for column in shown} for row in found["rows"]])
     return "\n".join([found["summary"], "", table, "", "```", found["command"], "```"])
 

@@ -221,7 +221,7 @@ def run_experiment(
         for seed in seeds
         for recipe in recipes
     }
-    finished = {place: _finished(place, wanted) for place, wanted in plan.items()}
+    finished = {place: is_finished(place, wanted) for place, wanted in plan.items()}
     for number, (place, wanted) in enumerate(plan.items(), start=1):
         if progress:
             kept = ", finished before" if finished[place] else ""
@@ -315,7 +315,12 @@ def compare(
     return comparison
 
 
-def _finished(place: Path, wanted: RunConfig) -> bool:
+def is_finished(place: Path, wanted: RunConfig) -> bool:
+    """Whether a folder holds the run of these settings, finished.
+
+    Raises:
+        CurvekitError: it holds a run of other settings.
+    """
     if not (place / "config.json").exists():
         return False
     run = load_run(place)

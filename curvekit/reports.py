@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import curvekit
 from curvekit.errors import CurvekitError, pick
-from curvekit.experiments import Comparison, load_comparison
+from curvekit.experiments import Comparison, is_finished, load_comparison
 from curvekit.files import write_json, write_text
 from curvekit.markup import headline
 from curvekit.pages import Chapter, changed, duration, index_page, notebook_page
@@ -74,7 +75,7 @@ def report(
     Raises:
         CurvekitError: a parameter that no notebook has (with the nearest names), a notebook that cannot be read,
             a cell that failed (the notebook as far as it came is kept as ``NN_name.partial.ipynb``), or a folder
-            that cannot be written.
+            that cannot be written or holds runs of other settings.
     """
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
@@ -86,6 +87,7 @@ def report(
     paths = _find(notebooks)
     given = {"recipes": recipes, "seeds": seeds, "baseline": recipes[0], "report_dir": str(folder), "command": command}
     plan = plan_parameters(paths, config, given, parameters or {})
+    _same_runs(config, recipes, seeds, folder)
     _make(folder / "figures")
 
     began, started = time.monotonic(), time.time()
@@ -244,6 +246,13 @@ def _comparison_since(folder: Path, started: float) -> Comparison | None:
     """The comparison that these notebooks made; one of an earlier report is not theirs."""
     path = folder / "comparison.json"
     return load_comparison(folder) if path.exists() and path.stat().st_mtime >= started - 1 else None
+
+
+def _same_runs(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
+    """Find out before the first notebook, not in the third, that the folder holds runs of other settings."""
+    for recipe, seed in itertools.product(recipes, seeds):
+        place = folder / "runs" / f"{recipe}-seed{seed}"
+        is_finished(place, replace(config, recipe=recipe, seed=seed))
 
 
 def _make(folder: Path) -> None:

@@ -301,7 +301,9 @@ def test_a_run_folder_of_another_configuration_is_refused_before_anything_is_tra
     trained.clear()
     before = (tmp_path / "results.md").read_text(encoding="utf-8")
     with pytest.raises(CurvekitError, match=r"seed0 holds another run: its steps is 7, not 8; choose another folder"):
-        run_experiment(RunConfig(steps=8, eval_every=1, model={"degree": 3}), ["softemax", "curve", "gpt2"], [0], tmp_path)
+        run_experiment(
+            RunConfig(steps=8, eval_every=1, model={"degree": 3}), ["softemax", "curve", "gpt2"], [0], tmp_path
+        )
     assert trained == [] and (tmp_path / "results.md").read_text(encoding="utf-8") == before
 
 

@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from curvekit.errors import CurvekitError
 from curvekit.experiments import Comparison
+from curvekit.files import append_jsonl, write_json
 from curvekit.markup import conclusion, headline, marked, table, texts
 from curvekit.pages import Chapter, changed, duration, formula, index_page, markdown, notebook_page
 from curvekit.reports import _command, execute, plan_parameters, report
@@ -201,6 +202,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     path = written(tmp_path, "01_a.ipynb")
     with pytest.raises(CurvekitError, match=r"cannot write to .*file"):
         report(RunConfig(), tmp_path / "file" / "out", notebooks=[path])
+
+
+def test_runs_of_other_settings_are_found_before_anything_is_executed(tmp_path):
+    place = tmp_path / "out" / "runs" / "curve-seed1"
+    write_json(place / "config.json", RunConfig(recipe="curve", seed=1, steps=5, eval_every=1).to_dict())
+    append_jsonl(place / "history.jsonl", {"step": 1, "loss": 6.0})
+    said = []
+    path = written(tmp_path, "01_a.ipynb")
+    with pytest.raises(CurvekitError, match=r"curve-seed1 holds another run: its steps is 5, not 6"):
+        report(RunConfig(steps=6, eval_every=1), tmp_path / "out", seeds=[0, 1], notebooks=[path], progress=said.append)
+    assert said == []
 
 
 def test_a_failing_cell_fails_keeps_the_partial_notebook_and_the_older_one(tmp_path):
