@@ -135,7 +135,8 @@ def headline(comparison: Comparison) -> str:
         clauses.append(f"{_named(same)} {'makes' if len(same) == 1 else 'make'} no significant difference")
     if lost := [row for row in better + worse if row["p_holm"] >= 0.05]:
         clauses.append(f"corrected for the number of comparisons, that of {_named(lost)} is not significant")
-    return f"On {corpus}, {'; '.join(clauses)}."
+    seeds = ", under a single seed" if len(comparison.seeds) == 1 else ""
+    return f"On {corpus}{seeds}, {'; '.join(clauses)}."
 
 
 def _listed(words: Sequence[str]) -> str:

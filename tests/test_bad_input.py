@@ -323,9 +323,9 @@ def silent_hub(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        hub.unreachable.cache_clear()
+        hub._asked.cache_clear()
         yield constants.ENDPOINT
-        hub.unreachable.cache_clear()
+        hub._asked.cache_clear()
 
 
 @pytest.mark.parametrize(

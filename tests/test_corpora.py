@@ -44,10 +44,10 @@ def wikitext(tmp_path) -> Path:
 @pytest.fixture
 def online(monkeypatch):
     """A hub that can be asked, whatever the environment says."""
-    hub.unreachable.cache_clear()
+    hub._asked.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield
-    hub.unreachable.cache_clear()
+    hub._asked.cache_clear()
 
 
 # What one document is

@@ -296,6 +296,11 @@ def test_the_headline_says_what_was_found_and_a_null_or_negative_result_too(said
     assert headline(comparison(*HEADLINES[said])) == said
 
 
+def test_the_headline_says_when_it_rests_on_a_single_seed():
+    found = replace(comparison(row("curve", "better", -0.03)), seeds=[0])
+    assert headline(found) == "On wikitext-2, under a single seed, curve lowers the perplexity of gpt2 by 3 %."
+
+
 def test_the_index_says_when_the_base_was_random_and_who_leaks(tmp_path):
     page = index(comparison(row("published", "leaks: not comparable"), base_is_random=True), tmp_path)
     assert "random weights" in page
