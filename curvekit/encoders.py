@@ -65,7 +65,7 @@ def locate_encoder(name: str) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Load a checkpoint without transformers' bars and reports."""
+    """Without transformers' own bars and log lines."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -12,7 +12,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from datasets import DatasetDict
 from safetensors.torch import load_model
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.utils import logging as transformers_logging
 
 from curvekit.causality import warn_if_leaking
 from curvekit.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
 from curvekit.corpora import corpus_revision, load_corpus
+from curvekit.encoders import quiet
 from curvekit.errors import CurvekitError
 from curvekit.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation import generate
@@ -77,7 +76,7 @@ def train(
         revision = _same_corpus(folder, corpus)
         checkpoint = None if run.trained else last_whole_checkpoint(folder / "checkpoints")
         rows = run.history if run.trained else _history_until(folder, checkpoint)
-        with watching(config, folder, rows, progress, on_row) as watchers, _quiet():
+        with watching(config, folder, rows, progress, on_row) as watchers, quiet():
             shown = progress != "none"
             if not run.trained:
                 fit(config, run, corpus, checkpoint, watchers, shown)
@@ -416,17 +415,3 @@ def _of_training(config: RunConfig, history: Sequence[Row]) -> dict[str, Any]:
 def _tell(watchers: Sequence[Watcher], text: str) -> None:
     for watcher in watchers:
         watcher.say(text)
-
-
-@contextmanager
-def _quiet() -> Any:
-    """No bars and no log lines of transformers' own among ours."""
-    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
