@@ -88,7 +88,7 @@ class RunConfig:
     dropout: float = _setting(0.0, "of embeddings and residuals; attention has none", least=0, most=0.9)
     precision: str = _setting(
         "auto",
-        "auto: bf16 where the GPU has it, else fp16; float32 on a CPU",
+        "auto: bf16 where the hardware multiplies in it, else fp16 on a GPU and float32 on a CPU",
         choices=("auto", "float32", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = _setting(False, "less memory, about a third slower", result=False)

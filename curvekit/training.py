@@ -197,6 +197,7 @@ def evaluate(
             "parameters": model.num_parameters(),
             "trainable_parameters": model.num_parameters(only_trainable=True),
             "base_is_random": model.config.base_is_random,
+            "precision": _precision(config),
             "validation": figures["validation"],
         }
     )
@@ -260,12 +261,7 @@ class _History(TrainerCallback):
 
 def _arguments(config: RunConfig, folder: Path, base_is_random: bool) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    precision = config.precision
-    if precision == "auto":
-        has_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = ("bf16" if has_bf16 else "fp16") if cuda else "float32"
-    if precision == "fp16" and not cuda:
-        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
+    precision = _precision(config)
     rate = config.learning_rate
     arguments = TrainingArguments(
         use_cpu=precision == "bf16" and not cuda,
@@ -302,6 +298,19 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool) -> Trainin
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # on several the Trainer would multiply the batch by their number
     return arguments
+
+
+def _precision(config: RunConfig) -> str:
+    """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
+    cuda = torch.cuda.is_available()
+    if config.precision == "fp16" and not cuda:
+        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
+    if config.precision != "auto":
+        return config.precision
+    if cuda:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    here = torch.cpu.get_capabilities()
+    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
 
 
 def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
