@@ -16,7 +16,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check lab clean
+.PHONY: help setup report test check bench lab gallery clean
 
 help:
 	@echo "curvekit: GPT-2 with curve embeddings and SoftEMax attention"
@@ -24,7 +24,9 @@ help:
 	@echo "  make report   set up, train the four recipes, compare them, write $(OUT)/index.html"
 	@echo "  make test     set up, run the tests"
 	@echo "  make check    lint, format, types, notebooks without outputs"
+	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (15 minutes)"
 	@echo "  make lab      JupyterLab on the notebooks"
+	@echo "  make gallery  pictures of the widgets of notebook 06, in reports/gallery (needs Chromium)"
 	@echo "  make setup    only the virtual environment in .venv (the others do it when needed)"
 	@echo "  make clean    remove .venv and caches; reports and runs stay"
 	@echo
@@ -62,8 +64,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
+bench: setup
+	$(BIN)/curvekit bench $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
+
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+gallery: setup
+	CURVEKIT_BROWSER=required CURVEKIT_GALLERY=reports/gallery CURVEKIT_GALLERY_MODELS='$(BASE) $(BASE):softemax' \
+	  $(BIN)/python -m pytest tests/test_browser.py -k fits
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -93,7 +93,11 @@ def softemax_attention(
     if mask is not None:
         mask = _additive(mask, query)
     key, value = _repeat_heads(query, key, value)
-    return torch.ops.curvekit.softemax_flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
+    flash: Any = torch.ops.curvekit.softemax_flash
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, sink))
+    if not (differentiated or torch.compiler.is_compiling()):
+        flash = _flash_forward  # the operator's own dispatch costs as much as one query's attention
+    return flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
 
 
 def eager_softemax_attention(
@@ -179,8 +183,7 @@ def _aligned_bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | N
     return padded[..., : key.shape[2]].expand(shape)
 
 
-@torch.library.custom_op("curvekit::softemax_flash", mutates_args=())
-def _flash(
+def _flash_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -207,8 +210,11 @@ def _flash(
         lse = lse[..., : query.shape[2]]
     sink = sink.view(1, -1, 1)
     normaliser = torch.logaddexp(lse, sink) if sums_keys else sink + torch.zeros_like(lse)  # not a view of an input
-    output = output * torch.exp(lse - normaliser).to(output.dtype).unsqueeze(-1)
+    output.mul_(torch.exp(lse - normaliser).to(output.dtype).unsqueeze(-1))
     return output, normaliser.contiguous()
+
+
+_flash = torch.library.custom_op("curvekit::softemax_flash", _flash_forward, mutates_args=())
 
 
 @torch.library.custom_op("curvekit::softemax_flash_backward", mutates_args=())

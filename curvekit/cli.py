@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
+import re
 import signal
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from curvekit import __version__
+from curvekit import __version__, console
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, write_text
 from curvekit.results import INTERVAL, cells, markdown_table
-from curvekit.runs import MAIN_RECIPES, SPLITS, RunConfig, load_model, load_run
+from curvekit.runs import MAIN_RECIPES, PRETRAINING, SPLITS, RunConfig, load_run, open_model
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-RESULTS_BEGIN = "<!-- results:begin -->"
-RESULTS_END = "<!-- results:end -->"
+RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
+BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 # What lies outside a program: its message says more than a traceback.
 _SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -112,12 +112,43 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"{'run':<18}{run.folder}")
 
 
+def pretrain(arguments: argparse.Namespace) -> None:
+    from curvekit.cards import ship, write_card
+    from curvekit.pretraining import pretrain
+
+    given = vars(arguments)
+    values = read_json(arguments.config) if arguments.config else {}
+    own = {"data_dir", "vocabulary"}  # of the command
+    values |= {each.name: given[each.name] for each in fields(RunConfig) if each.name in given.keys() - own}
+    run = pretrain(arguments.data_dir, arguments.out, arguments.name, arguments.vocabulary, announce=_say, **values)
+    _print_metrics(run.metrics)
+    print(f"{'run':<18}{run.folder}")
+    if arguments.ship:
+        write_card(run, ship(run, arguments.ship), arguments.data_dir, announce=_say)
+        print(f"{'shipped':<18}{arguments.ship}")
+
+
+def card(arguments: argparse.Namespace) -> None:
+    from curvekit.cards import SHOWN, measure
+
+    told = read_json(arguments.folder / "card.json")["figures"]
+    apart = []
+    for name, figure in measure(arguments.folder, arguments.data_dir, announce=_say).items():
+        print(name)
+        for metric in SHOWN:
+            print(f"  {metric.replace('_', ' '):<18}{figure[metric]:<12.4f} card {told[name][metric]:.4f}")
+            if abs(figure[metric] - told[name][metric]) > 1e-3 * abs(told[name][metric]):
+                apart.append(f"{metric} of {name}")
+    if apart:
+        raise CurvekitError(f"the card tells otherwise: {', '.join(apart)}; were the files or the data changed?")
+
+
 def evaluate(arguments: argparse.Namespace) -> None:
     from curvekit.corpora import corpus_revision, load_corpus
     from curvekit.metrics import score_documents
 
     corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=_say)
-    model, tokenizer = _open(arguments.model, corpus["train"]["text"])
+    model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]
     score = score_documents(
         model,
@@ -142,30 +173,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"{'signature':<18}{score.signature_string()}")
 
 
-def generate(arguments: argparse.Namespace) -> None:
-    from curvekit.generation import generate
-
-    prompts = _prompts(arguments)
-    model, tokenizer = _open(arguments.model)
-    texts = generate(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=arguments.tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        num_return_sequences=arguments.count,
-        seed=arguments.seed,
-    )
-    pairs = zip([prompt for prompt in prompts for _ in range(arguments.count)], texts, strict=True)
-    for number, (prompt, continuation) in enumerate(pairs):
-        if arguments.json:
-            print(json.dumps({"prompt": prompt, "continuation": continuation}, ensure_ascii=False))
-        else:
-            print("\n" * (number > 0) + prompt + continuation)
-
-
 def compare(arguments: argparse.Namespace) -> None:
     from curvekit.experiments import compare, load_comparison
 
@@ -173,7 +180,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.readme is not None:
         if len(arguments.folders) > 1:
             raise CurvekitError(f"--readme takes the folder of one comparison, not {len(arguments.folders)}")
-        _fill(arguments.readme, results_block(first))
+        _fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
         return
     if len(arguments.folders) == 1 and (first / "comparison.json").exists():
         comparison = load_comparison(first)
@@ -189,6 +196,23 @@ def compare(arguments: argparse.Namespace) -> None:
         print(comparison.to_markdown())
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    root = Path(__file__).parent.parent
+    if not (root / "benchmarks" / "harness.py").exists():
+        raise CurvekitError(
+            "the benchmarks come with the repository and not with the package; run `make bench` in a checkout of it"
+        )
+    sys.path.insert(0, str(root))
+    if arguments.readme is not None:
+        block = importlib.import_module("benchmarks.table").benchmarks_block(arguments.out)
+        _fill(arguments.readme, block, BENCHMARKS_BEGIN, BENCHMARKS_END)
+        return
+    groups = _listed(arguments.names) or importlib.import_module("benchmarks").GROUPS
+    harness = importlib.import_module("benchmarks.harness")
+    settings = harness.Settings(quick=arguments.quick, data_dir=arguments.data_dir)
+    print(harness.run(groups, arguments.out, settings, announce=_say))
+
+
 # What they share
 
 
@@ -200,49 +224,6 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
         raise CurvekitError(f"{arguments.config} holds no settings; expected a JSON object of names and values")
     values |= {each.name: given[each.name] for each in fields(RunConfig) if each.name in given}
     return RunConfig.from_dict(values).validate()
-
-
-def _open(name: str, texts: Sequence[str] | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokeniser of a run's folder, a saved model's folder or a base; on the GPU if there is one."""
-    import torch
-    from transformers.utils import logging
-
-    from curvekit.modeling import CurveGPT2Config, build_model
-    from curvekit.tokenization import base_tokenizer
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    folder = Path(name)
-    saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    if saved and "model_type" not in saved:
-        run = load_run(folder)
-        model, tokenizer = run.model(), run.tokenizer()
-    else:
-        tokenizer = base_tokenizer(name, texts)
-        trained = saved.get("model_type") == CurveGPT2Config.model_type
-        model = load_model(folder) if trained else build_model("gpt2", name, tokenizer)
-    tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self
-
-
-def _prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts asked for: one, or one for each line of a file or of standard input."""
-    if arguments.file is None and arguments.prompt != "-":
-        return [arguments.prompt]
-    if arguments.file is not None and arguments.prompt:
-        raise CurvekitError(f"give the prompt {arguments.prompt!r} or --file {arguments.file}, not both")
-    source = arguments.file or "standard input"
-    try:
-        data = arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
-        prompts = [line for line in data.decode("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise CurvekitError(f"cannot read {source}: {error.strerror}; give a text file with a prompt a line") from error
-    except UnicodeDecodeError as error:
-        raise CurvekitError(f"{source} is not UTF-8 text ({error}); convert it first") from error
-    if not prompts:
-        raise CurvekitError(f"{source} has no prompt; write one a line")
-    return prompts
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -260,16 +241,16 @@ def results_block(folder: Path) -> str:
     return "\n".join([found["summary"], "", table, "", "```", found["command"], "```"])
 
 
-def _fill(path: Path, block: str) -> None:
-    """Put ``block`` between the two marks of a page, which is otherwise left as it is."""
+def _fill(path: Path, block: str, first: str, last: str) -> None:
+    """Put ``block`` between two marks of a page, which is otherwise left as it is."""
     try:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CurvekitError(f"cannot read {path}: {error.strerror}") from error
-    before, begin, rest = page.partition(RESULTS_BEGIN)
-    _, end, after = rest.partition(RESULTS_END)
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise CurvekitError(f"{path} has no lines {RESULTS_BEGIN} and {RESULTS_END} to write between")
+        raise CurvekitError(f"{path} has no lines {first} and {last} to write between")
     write_text(path, f"{before}{begin}\n{block}\n{end}{after}")
 
 
@@ -333,7 +314,7 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(
-        "--notebooks", nargs="+", type=Path, metavar="FILE", help="what is executed (default: curvekit's own)"
+        "--notebooks", nargs="+", type=Path, metavar="FILE", help="what is executed (default: curvekit's 01 to 04)"
     )
     each.add_argument(
         "--parameter",
@@ -357,6 +338,49 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FOLDER", help="the run's folder (default: runs/ and a name made of the settings)"
     )
     _add_settings(each)
+
+    each = command(
+        pretrain,
+        "pretrain a small base on novels, stories and articles; given again after a stop, it goes on",
+        "  curvekit pretrain --data-dir data\n"
+        "  nohup curvekit pretrain --data-dir data --ship mini > pretrain.log 2>&1 &\n"
+        "  curvekit pretrain --data-dir data --name wide --model n_layer=4 n_embd=320 n_head=5",
+        "curvekit pretrain --data-dir FOLDER [--out FOLDER] [--name NAME] [--ship FOLDER] [SETTING ...]",
+    )
+    each.add_argument(
+        "--data-dir",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="holds books/*.txt, stories/stories.txt and wikitext-2/",
+    )
+    each.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/pretrain"),
+        metavar="FOLDER",
+        help="corpus, vocabulary and runs (default: %(default)s)",
+    )
+    each.add_argument(
+        "--name", default="mini", help="of this run, beside others with other settings (default: %(default)s)"
+    )
+    each.add_argument(
+        "--vocabulary", type=_positive, default=8192, metavar="N", help="entries of the BPE (default: %(default)s)"
+    )
+    each.add_argument("--ship", type=Path, metavar="FOLDER", help="write the trained model and its card there")
+    _add_settings(
+        each,
+        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer", "vocabulary"),
+        defaults=PRETRAINING,
+    )
+
+    each = command(
+        card,
+        "measure a shipped base anew and compare it with its card",
+        "  curvekit card curvekit/assets/mini --data-dir data",
+    )
+    each.add_argument("folder", type=Path, metavar="FOLDER", help="of the base, with its card.json")
+    each.add_argument("--data-dir", type=Path, required=True, metavar="FOLDER", help="as `curvekit pretrain` was given")
 
     each = command(
         evaluate,
@@ -390,46 +414,11 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
 
     each = command(
-        generate,
+        console.generate,
         "continue prompts with a run or a base",
-        "  curvekit generate runs/curve 'The curve runs through'\n"
-        "  curvekit generate gpt2 --file prompts.txt --json > texts.jsonl\n"
-        "  echo 'Once upon a time' | curvekit generate runs/curve - --count 3 --temperature 0.8",
+        console.EXAMPLES,
     )
-    each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
-    each.add_argument(
-        "prompt",
-        nargs="?",
-        default="",
-        metavar="PROMPT",
-        help="a text; - reads one a line from standard input; none begins a document",
-    )
-    each.add_argument("--file", type=Path, help="a text file with one prompt a line")
-    each.add_argument(
-        "--tokens", type=_positive, default=64, metavar="N", help="new tokens at most (default: %(default)s)"
-    )
-    each.add_argument(
-        "--count", type=_positive, default=1, metavar="N", help="continuations a prompt (default: %(default)s)"
-    )
-    each.add_argument(
-        "--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: %(default)s)"
-    )
-    each.add_argument(
-        "--top-k",
-        type=int,
-        default=0,
-        metavar="K",
-        help="draw from the K likeliest tokens; 0: all (default: %(default)s)",
-    )
-    each.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="draw from the likeliest up to this share (default: %(default)s)",
-    )
-    each.add_argument("--seed", type=int, default=0, help="the same seed writes the same texts (default: %(default)s)")
-    each.add_argument("--json", action="store_true", help="print one JSON object a line: prompt, continuation")
+    console.add_flags(each)
 
     each = command(
         compare,
@@ -448,11 +437,42 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")
     form.add_argument("--json", action="store_true", help="JSON instead of Markdown")
     form.add_argument("--readme", type=Path, metavar="PAGE", help="write the results between the marks of a page")
+
+    each = command(
+        bench,
+        "measure curvekit beside what others use, in interleaved pairs",
+        "  curvekit bench                     every group of rows\n"
+        "  curvekit bench attention curve     two of them; other rows stay as they are\n"
+        "  curvekit bench --readme README.md  what was measured, between the marks of a page",
+    )
+    each.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="startup, attention, curve, training, pipeline, generation, perplexity, packing (default: all)",
+    )
+    each.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/benchmarks"),
+        metavar="FOLDER",
+        help="where rows, tables and figures go (default: %(default)s)",
+    )
+    each.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
+    each.add_argument(
+        "--data-dir", metavar="FOLDER", help="WikiText-2, instead of the documentation of the Python installation"
+    )
+    each.add_argument("--readme", type=Path, metavar="PAGE", help="write the rows of --out between the marks of a page")
     return whole
 
 
-def _add_settings(each: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """A flag for every field of RunConfig; one that is not given is not in the namespace."""
+def _add_settings(
+    each: argparse.ArgumentParser, without: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """A flag for every field of RunConfig; one that is not given is not in the namespace.
+
+    ``defaults`` are those of the command where they are not RunConfig's own.
+    """
     group = each.add_argument_group("settings of a run")
     group.add_argument(
         "--config",
@@ -474,9 +494,11 @@ def _add_settings(each: argparse.ArgumentParser, without: Sequence[str] = ()) ->
             options |= {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
         if choices := setting.metadata.get("choices"):
             options["metavar"] = "|".join(choices)
-        text = setting.metadata["help"]
+        text, default = setting.metadata["help"], defaults.get(setting.name, setting.default)
+        if setting.name in defaults:
+            text = re.sub(r" \(default: .*?\)", "", text)
         if "default" not in text and kind is not dict:
-            text += f" (default: {str(setting.default).lower() if kind is bool else setting.default})"
+            text += f" (default: {str(default).lower() if kind is bool else default})"
         group.add_argument(f"--{setting.name.replace('_', '-')}", help=text.replace("%", "%%"), **options)
 
 

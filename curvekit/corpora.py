@@ -3,8 +3,12 @@
 A name is looked up in ``data_dir`` (or ``CURVEKIT_DATA``), then in the local cache of the hub, then on the
 hub. What is named explicitly is never replaced: a ``data_dir`` that lacks the corpus is an error, not a download.
 
-A source without splits gets reproducible ones. Independent documents (articles, lines, rows, files) go 80/10/10
-by the hash of their text, so that equal ones stay on one side; a running text goes 90/5/5 from front to back.
+A source without splits gets reproducible ones: 90 % train, and of the 10 % held out half is for validation and half
+for the test. Independent documents (articles, stories, lines, rows, files) are divided by the hash of their text: the
+place of a document depends on its own words, so that equal ones stay on one side and further ones move none; a
+running text is divided from front to back. Where documents were divided here, those that train and nearly repeat a
+held-out one are left out, as ``curvekit.duplicates`` says and ``announce`` is told. Published splits are never
+changed: their test sets must stay comparable.
 """
 
 from __future__ import annotations
@@ -18,37 +22,40 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from curvekit import documents, hub, pydocs
-from curvekit.documents import SUFFIXES, TABLES, UNITS, as_dataset
+from curvekit.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset
+from curvekit.duplicates import remove_duplicates
 from curvekit.errors import CurvekitError, pick
+from curvekit.stories import FORM
 
 CORPORA = {
     "wikitext-103": "WikiText-103, raw: 28,475 articles for training, 60 for validation, 60 for testing",
     "wikitext-2": "WikiText-2, raw: 600 articles for training, validation and testing as in WikiText-103",
     "openwebtext": "the first 100,000 web pages of OpenWebText, streamed from the hub",
     "shakespeare": "tiny Shakespeare, 1.1 MB",
+    "stories": "short stories from a file stories.txt of your own, one a line; no hub has them",
     "pydocs": "the documentation of this Python installation, about 2.5 MB, without a network",
     "pydocs-all": "pydocs and the docstrings of every installed package, tens of MB, without a network",
 }
 SPLITS = ("train", "validation", "test")
 
 _OPENWEBTEXT_DOCUMENTS = 100_000
+_HELD_OUT = 0.05  # of the documents, for validation and for the test each
+_FILES = {"shakespeare": "input.txt", "stories": "stories.txt"}  # corpora that may be one file
 _INSTEAD = "give a data_dir that holds it, or take corpus pydocs, which needs no network"
 _SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "val", "dev"), "validation")
 _SPLIT = re.compile(rf"(?:wiki\.)?({'|'.join(_SPLIT_NAMES)})(?:-\d+-of-(\d+))?")
 _log = logging.getLogger(__name__)
-
-Announce = Callable[[str], object]
 
 
 class _Place(NamedTuple):
@@ -80,9 +87,10 @@ def load_corpus(
             validation and test files; or a folder of texts. A folder that bears a corpus's name: ``./name``.
         data_dir: the corpus's folder, or a folder that holds it as a sub-folder. Default: CURVEKIT_DATA.
         document: what one document is in the text files of a path: ``auto``, ``article``, ``passage``,
-            ``paragraph``, ``line`` or ``file``, as ``curvekit.documents`` says. In a folder without splits,
-            ``auto`` takes every text whole.
-        announce: is told in a sentence what was loaded from where, and why not from elsewhere.
+            ``paragraph``, ``line``, ``file`` or ``story``, as ``curvekit.documents`` says. In a folder without
+            splits, ``auto`` takes every text whole, and files of stories story by story.
+        announce: is told in a sentence what was loaded from where, and why not from elsewhere; what was cut from
+            stories; and what was left out as a duplicate.
 
     Raises:
         CurvekitError: an unknown name; a missing, empty, binary, cut-off or non-UTF-8 file; no column ``text``;
@@ -99,7 +107,7 @@ def load_corpus(
         corpus, source = _load_named(name, folder, announce)
     else:
         path = _existing_path(name, folder or _environment_folder())
-        corpus, source = _load_path(path, document), str(path.resolve())
+        corpus, source = _load_path(path, document, announce), str(path.resolve())
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name}: {sizes} documents, from {source}")
     return corpus
@@ -137,16 +145,18 @@ def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[D
     if name.startswith("pydocs"):
         if data_dir:
             raise CurvekitError(f"{name} is documentation on this machine; leave data_dir={str(data_dir)!r} out")
-        return _load_pydocs(name), f"Python {platform.python_version()} on this machine"
+        return _load_pydocs(name, announce), f"Python {platform.python_version()} on this machine"
     folder, source = _data_folder(name, data_dir, announce), "the data folder"
     if folder is None and name == "openwebtext":
         return _load_openwebtext(), "the hub, streamed once and kept in the local cache"
     if folder is None:
         folder, source = _hub_folder(name)
     if name == "shakespeare":
-        return _load_shakespeare(folder), f"{source}, {folder}"
-    unit = "article" if name.startswith("wikitext") else "auto"
-    return _load_splits(folder, unit), f"{source}, {folder}"
+        return _load_shakespeare(folder, announce), f"{source}, {folder}"
+    if name == "stories" and not _split_files(folder):
+        return _split_text(folder / _FILES[name], "story", announce), f"{source}, {folder}"
+    units = {"wikitext-2": "article", "wikitext-103": "article", "stories": "story"}
+    return _load_splits(folder, units.get(name, "auto"), announce), f"{source}, {folder}"
 
 
 def _environment_folder() -> Path | None:
@@ -161,9 +171,9 @@ def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path |
         return None
     another = root.resolve().name.removesuffix("-raw-v1") in CORPORA.keys() - {name}
     for folder in (root / name, root / f"{name}-raw-v1", *([] if another else [root])):
-        if _split_files(folder) or (name == "shakespeare" and (folder / "input.txt").exists()):
+        if _split_files(folder) or (name in _FILES and (folder / _FILES[name]).exists()):
             return folder
-    files = "input.txt" if name == "shakespeare" else "train, valid and test files (.txt, .raw, .parquet)"
+    files = _FILES.get(name, "train, valid and test files (.txt, .raw, .parquet)")
     problem = f"{root} does not hold {name}: expected {files} there or in {root / name}"
     if data_dir:
         raise CurvekitError(f"{problem}; name its folder, or leave data_dir out to use the cache or the hub")
@@ -173,6 +183,11 @@ def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path |
 
 def _hub_folder(name: str) -> tuple[Path, str]:
     """The corpus's data files in the local cache of the hub, downloaded where they are not there yet."""
+    if name not in _HUB:
+        raise CurvekitError(
+            f"corpus {name} is on no hub; put a file {_FILES[name]}, one story a line in the form {FORM}, into a "
+            "folder and name that as data_dir (public-domain stories are at Standard Ebooks and Project Gutenberg)"
+        )
     repository, folder, revision = _HUB[name]
 
     def copy(local: bool) -> Path:
@@ -199,45 +214,26 @@ def _load_openwebtext() -> DatasetDict:
         for row in itertools.islice(stream, _OPENWEBTEXT_DOCUMENTS):
             yield row["text"]
 
-    pages = _cached(texts, f"openwebtext-{_OPENWEBTEXT_DOCUMENTS}")
-    return _split_by_hash(pages, "openwebtext", held_out=0.005)
+    pages = documents.cached(texts, f"openwebtext-{_OPENWEBTEXT_DOCUMENTS}")
+    return _split_by_hash(pages, "openwebtext", held_out=0.005)  # its makers have left near-duplicates out
 
 
-def _load_pydocs(name: str) -> DatasetDict:
+def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
     # It takes seconds, with every package minutes: read once for each set of versions and each way of reading.
     everything = name == "pydocs-all"
     versions = (f"{package.name}=={package.version}" for package in importlib.metadata.distributions())
     reader = Path(pydocs.__file__).read_text(encoding="utf-8")
     key = text_revision([sys.version, sys.base_prefix, reader, *(sorted(versions) if everything else ())])
     texts = partial(pydocs.python_documentation, installed_packages=everything)
-    return _split_by_hash(_cached(texts, f"{name}-{key}"), "the documentation of this Python")
+    return _divide(documents.cached(texts, f"{name}-{key}"), "the documentation of this Python", announce)
 
 
-def _cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
-    """``texts()``, called the first time only, as a memory-mapped dataset in the cache of ``datasets``."""
-
-    def rows() -> Iterator[dict[str, str]]:
-        yield from ({"text": text} for text in texts())
-
-    try:
-        with documents.quiet_in_logs():
-            return Dataset.from_generator(rows, features=documents.FEATURES, fingerprint=key)
-    except (DatasetGenerationError, OSError) as error:
-        if isinstance(error.__cause__, CurvekitError):
-            raise error.__cause__ from None
-        reason = error.__cause__ or error
-        raise CurvekitError(
-            f"cannot read {key} into the cache of datasets ({reason}); "
-            "try again, or set HF_DATASETS_CACHE to a folder with room"
-        ) from error
-
-
-def _load_shakespeare(folder: Path) -> DatasetDict:
+def _load_shakespeare(folder: Path, announce: Announce) -> DatasetDict:
     if (folder / "input.txt").exists():
-        return _split_text(folder / "input.txt", "passage")
-    parts = _load_splits(folder, "file")  # cut anew, so that both sources give the same splits
+        return _split_text(folder / "input.txt", "passage", announce)
+    parts = _load_splits(folder, "file", announce)  # cut anew, so that both sources give the same splits
     whole = "".join(text for split in SPLITS for text in parts[split]["text"])
-    return _split_in_order(list(documents.passages(io.StringIO(whole))), str(folder))
+    return _split_in_order(as_dataset(documents.passages(io.StringIO(whole))), str(folder))
 
 
 def _existing_path(name: str, data_dir: Path | None) -> Path:
@@ -254,38 +250,44 @@ def _existing_path(name: str, data_dir: Path | None) -> Path:
     return Path(pick(name, CORPORA, "corpus"))  # raises with the nearest names
 
 
-def _load_path(path: Path, unit: str) -> DatasetDict:
+def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
     if path.is_dir():
         if _split_files(path):
-            return _load_splits(path, unit)
+            return _load_splits(path, unit, announce)
         seen = (file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
         files = sorted(file for file in seen if "/." not in f"/{file.relative_to(path).as_posix()}")
         if not files:
             raise CurvekitError(f"{path} holds no file of {', '.join(SUFFIXES)}; name a folder that does")
-        texts = documents.read_files(files, "file" if unit == "auto" else unit)
-        return _split_by_hash(texts, str(path))
+        units = [_folder_unit(file) if unit == "auto" else unit for file in files]
+        parts = [documents.read_files([file], each, announce) for file, each in zip(files, units, strict=True)]
+        return _divide(concatenate_datasets(parts), str(path), announce)
     if path.suffix in TABLES:
-        return _split_by_hash(documents.read_table(path, unit), str(path))
-    return _split_text(path, unit)
+        return _divide(documents.read_table(path, unit), str(path), announce)
+    return _split_text(path, unit, announce)
 
 
-def _split_text(path: Path, unit: str) -> DatasetDict:
+def _folder_unit(path: Path) -> str:
+    """A text of a folder is one document, but stories are told apart."""
+    return "story" if path.suffix not in TABLES and documents.natural_unit(path) == "story" else "file"
+
+
+def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
     natural = documents.natural_unit(path) if unit == "auto" else unit
-    texts = documents.read_text(path, natural)
-    if natural not in ("passage", "file") and (unit != "auto" or len(set(texts)) >= 3):
-        return _split_by_hash(as_dataset(texts), str(path))
-    if natural != "passage" or len(texts) < 3:
-        texts = documents.pieces("".join(documents.read_lines(path)))
-    corpus = _split_in_order(texts, str(path))
+    rows = documents.read_text(path, natural, announce)
+    if natural == "story" or (natural not in ("passage", "file") and (unit != "auto" or _three_differ(rows["text"]))):
+        return _divide(rows, str(path), announce)
+    if natural != "passage" or rows.num_rows < 3:
+        rows = as_dataset(documents.pieces("".join(documents.read_lines(path))))
+    corpus = _split_in_order(rows, str(path))
     if unit == "file":
         return DatasetDict({split: as_dataset(["".join(corpus[split]["text"])]) for split in SPLITS})
     return corpus
 
 
-def _load_splits(folder: Path, unit: str) -> DatasetDict:
+def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:
     splits = _split_files(folder)
     _require_all(splits, folder)
-    return DatasetDict({split: documents.read_files(splits[split], unit) for split in SPLITS})
+    return DatasetDict({split: documents.read_files(splits[split], unit, announce) for split in SPLITS})
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
@@ -311,29 +313,55 @@ def _require_all(splits: dict[str, list[Path]], folder: Path) -> None:
             raise CurvekitError(f"{folder} should have one {split} file or all its shards; it has {there}")
 
 
-def _split_by_hash(rows: Dataset, source: str, held_out: float = 0.1) -> DatasetDict:
-    """Validation and test get the ``held_out`` share of the distinct documents each, the rest trains."""
-    digests = [hashlib.sha256(text.encode()).digest() for text in rows["text"]]
-    distinct = sorted(set(digests))
-    count = _held_out(len(distinct), held_out, source)
-    place = dict.fromkeys(distinct[:count], "test") | dict.fromkeys(distinct[count : 2 * count], "validation")
-    chosen: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for row, digest in enumerate(digests):
-        chosen[place.get(digest, "train")].append(row)
-    return DatasetDict({split: rows.select(chosen[split]) for split in SPLITS})
+def _divide(rows: Dataset, source: str, announce: Announce) -> DatasetDict:
+    """Splits of independent documents, of which none that trains repeats a held-out one."""
+    corpus = _split_by_hash(rows, source)
+    cleaned, report = remove_duplicates(corpus)
+    if not all(cleaned[split].num_rows for split in SPLITS):
+        announce(f"{source}: its documents repeat each other so much that a split would be empty; all were kept")
+        return corpus
+    if report.removed:
+        announce(f"{source}: {report}")
+    return cleaned
 
 
-def _split_in_order(texts: list[str], source: str, held_out: float = 0.05) -> DatasetDict:
-    """Validation and test get the ``held_out`` share each from the end of a running text."""
-    count = _held_out(len(texts), held_out, source)
-    parts = texts[: -2 * count], texts[-2 * count : -count], texts[-count:]
-    return DatasetDict({split: as_dataset(part) for split, part in zip(SPLITS, parts, strict=True)})
+def _split_by_hash(rows: Dataset, source: str, held_out: float = _HELD_OUT) -> DatasetDict:
+    """Hashes in the lowest ``held_out`` share of all go to validation, in the next to the test, the rest trains.
+
+    Each split has one document at least, however few there are.
+    """
+    hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in rows["text"])
+    places = np.fromiter((int.from_bytes(digest[:8], "big") for digest in hashes), np.uint64, rows.num_rows)
+    distinct = np.unique(places)
+    _require_three(len(distinct), source)
+    first, second = (int((distinct < int(share * 2**64)).sum()) for share in (held_out, 2 * held_out))
+    first = min(max(first, 1), len(distinct) - 2)
+    second = min(max(second, first + 1), len(distinct) - 1)
+    parts = np.searchsorted(distinct[[first, second]], places, side="right")
+    numbers = {"train": 2, "validation": 0, "test": 1}
+    return DatasetDict({split: rows.select(np.flatnonzero(parts == numbers[split])) for split in SPLITS})
 
 
-def _held_out(count: int, share: float, source: str) -> int:
+def _three_differ(texts: Iterable[str]) -> bool:
+    seen: set[str] = set()
+    for text in texts:
+        seen.add(text)
+        if len(seen) == 3:
+            return True
+    return False
+
+
+def _split_in_order(rows: Dataset, source: str) -> DatasetDict:
+    """Validation and test get the same share each from the end of a running text."""
+    _require_three(rows.num_rows, source)
+    held_out = max(1, round(_HELD_OUT * rows.num_rows))
+    ends = (0, rows.num_rows - 2 * held_out, rows.num_rows - held_out, rows.num_rows)
+    return DatasetDict({split: rows.select(range(*ends[i : i + 2])) for i, split in enumerate(SPLITS)})
+
+
+def _require_three(count: int, source: str) -> None:
     if count < 3:
         raise CurvekitError(
             f"{source} has {count} distinct document{'s' * (count != 1)}, and three splits need three or more; "
             "add text, or give a folder with train, validation and test files"
         )
-    return max(1, round(share * count))

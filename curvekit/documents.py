@@ -8,8 +8,9 @@ passage     4,000 characters or more, cut at a blank line: prose whose parts bel
 paragraph   what stands between blank lines
 line        a line that is not blank
 file        a whole file
-auto        article where the text begins with a wikitext title, else passage where blank lines separate its
-            parts, else line
+story       from ``<sos>`` to ``<eos>``, as plain text and without a trailer, see ``curvekit.stories``
+auto        story where the text begins with ``<sos>``, article where it begins with a wikitext title, else
+            passage where blank lines separate its parts, else line
 ==========  ==================================================================================================
 
 Joined, the articles, passages or files of a text are the text again; lines and paragraphs lose the space around.
@@ -18,25 +19,34 @@ Joined, the articles, passages or files of a text are the text again; lines and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
+from curvekit import stories
 from curvekit.errors import CurvekitError
+from curvekit.stories import StoryReport, is_story, read_stories
 
-UNITS = ("auto", "article", "passage", "paragraph", "line", "file")
+UNITS = ("auto", "article", "passage", "paragraph", "line", "file", "story")
 TEXT = (".txt", ".raw", ".tokens")
 TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # to builders
 SUFFIXES = (*TEXT, *TABLES)
 FEATURES = Features({"text": Value("string")})
 
+Announce = Callable[[str], object]
+
 _PASSAGE = 4000  # characters
+_LARGE = 32 * 2**20  # bytes, above which a file does not lie in memory as a whole
 _TITLE = re.compile(r" ?= (?!= ).*(?<! =) = *\n?")
+_log = logging.getLogger(__name__)
 
 
 def as_dataset(texts: Iterable[str]) -> Dataset:
@@ -44,24 +54,73 @@ def as_dataset(texts: Iterable[str]) -> Dataset:
     return Dataset.from_dict({"text": list(texts)}, features=FEATURES)
 
 
-def read_files(paths: Iterable[Path], unit: str = "auto") -> Dataset:
+def read_files(paths: Iterable[Path], unit: str = "auto", announce: Announce = _log.info) -> Dataset:
     """The documents of several files, in the order given. Rows and lines without text are left out.
 
     Raises:
-        CurvekitError: a file is empty, binary, not UTF-8, cut off, or a table without a column ``text``.
+        CurvekitError: a file is empty, binary, not UTF-8, cut off, or a table without a column ``text``; text outside
+            of a story in a file of stories.
     """
     return concatenate_datasets(
-        [read_table(path, unit) if path.suffix in TABLES else as_dataset(read_text(path, unit)) for path in paths]
+        [read_table(path, unit) if path.suffix in TABLES else read_text(path, unit, announce) for path in paths]
     )
 
 
-def read_text(path: Path, unit: str = "auto") -> list[str]:
-    """The documents of one text file."""
+def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) -> Dataset:
+    """The documents of one text file; ``announce`` is told what was cut from stories.
+
+    Large files are memory-mapped from the cache of ``datasets``, unless they are one document.
+    """
     unit = natural_unit(path) if unit == "auto" else unit
-    texts = [text for text in _CUTS[unit](read_lines(path)) if text.strip()]
-    if not texts:
-        raise CurvekitError(f"{path} is empty; name a file with text")
-    return texts
+    report = StoryReport()
+
+    def texts() -> Iterator[str]:
+        if unit == "story":
+            yield from read_stories(read_lines(path), report, str(path))
+        else:
+            yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
+
+    if path.stat().st_size < _LARGE or unit == "file":
+        rows = as_dataset(texts())
+    else:
+        rows = cached(texts, f"{unit}-{_digest(path)}")
+        if unit == "story" and not report.stories:  # it was in the cache, and the report was not
+            for _ in texts():
+                pass
+    if not rows.num_rows:
+        titles = f": it has {report.empty} titles and no story" if report.empty else ""
+        raise CurvekitError(f"{path} is empty{titles}; name a file with text")
+    if unit == "story":
+        announce(f"{path}: {report}")
+    return rows
+
+
+def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
+    """``texts()``, called the first time only, as a memory-mapped dataset in the cache of ``datasets``."""
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield from ({"text": text} for text in texts())
+
+    try:
+        with quiet_in_logs():
+            return Dataset.from_generator(rows, features=FEATURES, fingerprint=key)
+    except (DatasetGenerationError, OSError) as error:
+        if isinstance(error.__cause__, CurvekitError):
+            raise error.__cause__ from None
+        reason = error.__cause__ or error
+        raise CurvekitError(
+            f"cannot read {key} into the cache of datasets ({reason}); "
+            "try again, or set HF_DATASETS_CACHE to a folder with room"
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    """12 hexadecimal digits of a file and of how it is read here."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for room in (__file__, stories.__file__):
+        digest.update(Path(room).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def read_table(path: Path, unit: str = "auto") -> Dataset:
@@ -130,7 +189,10 @@ def read_lines(path: Path) -> Iterator[str]:
 def natural_unit(path: Path) -> str:
     """What ``auto`` means for this text file."""
     lines = itertools.dropwhile(lambda line: not line.strip(), read_lines(path))
-    if _TITLE.fullmatch(next(lines, "")):
+    first = next(lines, "")
+    if is_story(first):
+        return "story"
+    if _TITLE.fullmatch(first):
         return "article"
     gap = False
     for line in lines:

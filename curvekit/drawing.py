@@ -55,6 +55,10 @@ COLOURS = {
     "inverse": "#8f2a6b",
     "plus": "#a8842f",
     "plus-inverse": "#cf6f9c",
+    # ways to train a base
+    "fine-tuned": "#26292d",
+    "head only": "#0072b2",
+    "from scratch": "#e0701a",
 }
 SPARE = ("#0072b2", "#e0701a", "#4f8a3c", "#8f2a6b", "#7a5200", "#3fb0c2", "#41339f", "#8c8478")
 FONT = "DejaVu Sans"  # comes with matplotlib: a figure has the same widths on every machine

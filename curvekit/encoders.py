@@ -166,6 +166,16 @@ class ContextEncoder(nn.Module):
         else:
             self.bert.load_state_dict(bert.state_dict())
 
+    @torch.no_grad()
+    def resize(self, rows: int) -> None:
+        """Give the bridged table so many rows. A new one is zero, as that of a token without WordPieces."""
+        words = self.table if self.context == "static" else self.bert.embeddings.word_embeddings
+        words.weight = nn.Parameter(nn.functional.pad(words.weight, (0, 0, 0, rows - len(words.weight))))
+        words.weight.requires_grad_(self.trainable)
+        words.num_embeddings = rows
+        if self.context != "static":
+            self.bert.config.vocab_size = rows
+
     def train(self, mode: bool = True) -> ContextEncoder:
         self.requires_grad_(self.trainable)  # again: loading a checkpoint makes new parameters
         return super().train(mode and self.trainable)

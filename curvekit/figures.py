@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
+from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -26,6 +26,7 @@ from curvekit.drawing import (
     DIVERGING,
     FAINT,
     FORBIDDEN,
+    HELPS,
     HURTS,
     INK,
     MUTED,
@@ -56,6 +57,8 @@ __all__ = [
     "Picture",
     "ablations",
     "attention_maps",
+    "attention_rows",
+    "benchmark_ratios",
     "colour",
     "curve_family",
     "curve_weights",
@@ -72,9 +75,13 @@ __all__ = [
     "row_sums",
     "save",
     "sentence_curve",
+    "token_cuts",
     "token_differences",
     "token_differences_html",
+    "token_probabilities",
+    "token_probabilities_html",
     "training_curves",
+    "win_rates",
     "word_in_contexts",
 ]
 
@@ -337,6 +344,43 @@ def attention_maps(weights: Mapping[str, Any], tokens: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
+def attention_rows(rows: Mapping[str, Any], tokens: Sequence[str], sinks: Mapping[str, float | None]) -> Figure:
+    """What one position pays to each token before it, a panel for each normaliser.
+
+    Args:
+        rows: normaliser -> (T,) weights of the last token's row.
+        tokens: (T,) the tokens it reads, itself last.
+        sinks: normaliser -> the share that goes to its sink; None where its denominator is no sum, so that there
+            are no shares.
+    """
+    names = [shown(token.strip(" ")) or "·" for token in tokens]
+    longest = max(text_width(name, 8) for name in names)
+    figure = canvas(
+        f"What “{names[-1]}” attends to",
+        "Weight of each token it reads, from the same scores. Hatched: the share of the sink, a key that is always "
+        "there and brings nothing.",
+        0.8 + 0.95 * len(rows) + min(longest, 1.2),
+    )
+    axes = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for ax, (name, values) in zip(axes, rows.items(), strict=True):
+        weights, sink = array(values), sinks[name]
+        ax.bar(range(len(names)), weights, color=colour(name), width=0.72)
+        if sink is not None:
+            ax.bar(-1.5, sink, color=PAPER, edgecolor=colour(name), hatch="////", width=0.72, lw=0.8)
+        ax.axvline(-0.75, color=FAINT, lw=0.8)
+        share = "no sink, no shares" if sink is None else f"sink {sink:.2f}"
+        says = f"row sum {weights.sum():.2f}   {share}"
+        ax.set_title(NORMALISERS.get(name, name), color=colour(name))
+        ax.text(1, 1.03, says, transform=ax.transAxes, ha="right", va="bottom", size=SMALL, color=MUTED)
+        ax.tick_params(axis="x", length=0)
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.set_ylabel("weight")
+    axes[-1].set_xlim(-2.1, len(names) - 0.4)
+    axes[-1].set_xticks([-1.5, *range(len(names))], ["sink", *names], rotation=90, size=8)
+    return figure
+
+
 def _scale(figure: Figure, axes: Any, colours: Any, norm: Any, label: str, ticks: Any = None) -> None:
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(axes), shrink=0.75, aspect=26, pad=0.01)
     bar.outline.set_edgecolor(FAINT)
@@ -360,7 +404,14 @@ def project(points: Any, *others: Any) -> tuple[np.ndarray, ...]:
 
 
 @styled
-def sentence_curve(words: Any, tokens: Sequence[str], arcs: Any, curve: Any, share: Any) -> Figure:
+def sentence_curve(
+    words: Any,
+    tokens: Sequence[str],
+    arcs: Any,
+    curve: Any,
+    share: Any,
+    focus: tuple[int, Mapping[int, float]] | None = None,
+) -> Figure:
     """The words of a sentence as points, with the curve that runs through their neighbourhood.
 
     Args:
@@ -369,19 +420,31 @@ def sentence_curve(words: Any, tokens: Sequence[str], arcs: Any, curve: Any, sha
         arcs: (A, M, 2) pieces of the curve in reading order, each sampled at M places.
         curve: (T, 2) the curve embedding of each token: the point that the model receives.
         share: (2,) share of the variance on each axis, from :func:`project`.
+        focus: a token, and the weight of every token that its curve embedding blends; the rest stands back.
     """
     words, arcs, curve, share = array(words), array(arcs), array(curve), array(share)
-    figure = canvas(
-        "A sentence as points, and the curve through them",
+    note = (
         "Black: a token's embedding. Ring: its curve embedding, what the model receives; a thin line joins the "
-        "two. The curve runs from light to dark in reading order.",
-        4.8,
+        "two. The curve runs from light to dark in reading order."
     )
+    names = [shown(token) for token in tokens]
+    if focus is not None:
+        blend = focus[1]
+        parts = ", ".join(f"{100 * weight:.0f} % {names[i]}" for i, weight in blend.items())
+        note += f" Orange: “{names[focus[0]]}” receives {parts}."
+        names = [f"{name} {100 * blend[i]:.0f} %" if i in blend else name for i, name in enumerate(names)]
+    figure = canvas("A sentence as points, and the curve through them", note, 4.8)
     ax = figure.add_subplot()
     ax.grid(False)
     ax.plot(*words.T, color="#d3d7dc", lw=0.8, ls=(0, (3, 3)), zorder=1)
     for arc, shade in zip(arcs, SEQUENTIAL(np.linspace(0.35, 1, len(arcs))), strict=True):
-        ax.plot(*arc.T, color=shade, lw=2.2, zorder=2)
+        ax.plot(*arc.T, color=shade, lw=2.2, zorder=2, alpha=1 if focus is None else 0.3)
+    if focus is not None:
+        at, blend = focus
+        ax.plot(*arcs[at].T, color=HURTS, lw=2.6, zorder=3)
+        for i, weight in blend.items():
+            ax.plot(*np.stack([words[i], curve[at]]).T, color=HURTS, lw=0.6 + 5 * abs(weight), alpha=0.45, zorder=3)
+        ax.scatter(curve[at, 0], curve[at, 1], s=90, facecolor=PAPER, edgecolor=HURTS, lw=2.2, zorder=4)
     ax.add_collection(LineCollection(list(np.stack([words, curve], 1)), colors="#9aa0a8", linewidths=0.8, zorder=2))
     ax.scatter(curve[:, 0], curve[:, 1], s=26, facecolor=PAPER, edgecolor=colour("curve"), lw=1.4, zorder=4)
     ax.scatter(words[:, 0], words[:, 1], s=30, color=INK, zorder=5, lw=0.8, edgecolor=PAPER)
@@ -389,7 +452,9 @@ def sentence_curve(words: Any, tokens: Sequence[str], arcs: Any, curve: Any, sha
     ax.set_xlabel(f"first principal component ({100 * share[0]:.0f} % of the variance)")
     ax.set_ylabel(f"second ({100 * share[1]:.0f} %)")
     avoid = np.concatenate([arcs.reshape(-1, 2), curve])
-    place_labels(ax, words, [shown(token) for token in tokens], avoid, size=9, color=INK)
+    for i, label in enumerate(place_labels(ax, words, names, avoid, size=9, color=INK)):
+        if focus is not None and i in focus[1]:
+            label.set(color=HURTS, weight="bold")
     return figure
 
 
@@ -894,6 +959,72 @@ def _difference_colours(differences: np.ndarray, full: float | None = None) -> t
     return norm, np.asarray(DIVERGING(norm(differences.clip(-full, full)))).reshape(-1, 4)
 
 
+LINE = 0.25  # inches from one line of coloured text to the next
+
+
+def _lines_of(tokens: Sequence[str]) -> tuple[list[tuple[float, int, float, str]], int]:
+    """Where each token stands in a running text, as (x, line, width, text), and how many lines there are."""
+    size, margin = 9.5, 0.1
+    space = text_width("n n", size) - text_width("nn", size)
+    boxes: list[tuple[float, int, float, str]] = []
+    x, line = margin, 0
+    for token in tokens:
+        text = shown(token.strip())
+        if "\n" in token and not text and x > margin:
+            line, x = line + 1, margin
+        x += space if token.startswith(" ") else 0
+        width = text_width(text, size)
+        if x + width > WIDTH - margin and x > margin:
+            line, x = line + 1, margin
+        boxes.append((x, line, width, text))
+        x += width + 0.01 if text else 0
+    return boxes, line + 1
+
+
+def _coloured_text(
+    figure: Figure, boxes: Sequence[tuple[float, int, float, str]], shades: Any, rows: int, foot: float
+) -> None:
+    """Draw what :func:`_lines_of` placed, ``foot`` inches above the lower edge of the figure."""
+    height = figure.get_figheight()
+    figure.set_layout_engine("none")
+    ax = figure.add_axes((0, foot / height, 1, LINE * rows / height))
+    ax.set_axis_off()
+    ax.set_xlim(0, WIDTH)
+    ax.set_ylim(rows, 0)
+    for (x, row, width, text), shade in zip(boxes, shades, strict=True):
+        if text:
+            shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.03", "mutation_aspect": 1 / LINE}
+            ax.add_patch(FancyBboxPatch((x - 0.012, row + 0.1), width + 0.024, 0.8, fc=shade, ec="none", **shape))
+            ax.text(x, row + 0.72, text, size=9.5, color=PAPER if luminance(shade) < 0.4 else INK)
+
+
+@styled
+def token_cuts(cuts: Mapping[str, Sequence[str]]) -> Figure:
+    """How a text is cut: for each tokeniser its lines, in which neighbouring tokens differ in their tint.
+
+    Args:
+        cuts: name -> (T,) token strings, spaces included.
+    """
+    boxes: list[tuple[float, int, float, str]] = []
+    names: list[tuple[int, str]] = []
+    for name, tokens in cuts.items():
+        top = boxes[-1][1] + 1 if boxes else 0
+        names.append((top, f"{name}: {len(tokens)} tokens"))
+        boxes += [(x, line + top + 1, width, text) for x, line, width, text in _lines_of(tokens)[0]]
+    rows = boxes[-1][1] + 1 if boxes else 1
+    tints = [to_rgb(tint) for tint in ("#cfe3f1", "#fbd3bd")]
+    shades = [tints[number % 2] for tokens in cuts.values() for number in range(len(tokens))]
+    figure = canvas(
+        "How a sentence is cut",
+        "Each box is a token; the space before a word belongs to it, but for characters, where it is one.",
+        0.7 + LINE * rows,
+    )
+    _coloured_text(figure, boxes, shades, rows, 0.1)
+    for top, said in names:
+        figure.axes[0].text(0.1, top + 0.78, said, size=SMALL, color=MUTED, weight="bold")
+    return figure
+
+
 @styled
 def token_differences(
     tokens: Sequence[str], differences: Any, recipe: str, baseline: str = "gpt2", full: float | None = None
@@ -908,37 +1039,14 @@ def token_differences(
     """
     values = array(differences).astype(float)
     norm, shades = _difference_colours(values, full)
-    size, step, margin = 9.5, 0.25, 0.1
-    space = text_width("n n", size) - text_width("nn", size)
-    boxes: list[tuple[float, int, float, str]] = []  # x, line, width, text
-    x, line = margin, 0
-    for token in tokens:
-        text = shown(token.strip())
-        if "\n" in token and not text and x > margin:
-            line, x = line + 1, margin
-        x += space if token.startswith(" ") else 0
-        width = text_width(text, size)
-        if x + width > WIDTH - margin and x > margin:
-            line, x = line + 1, margin
-        boxes.append((x, line, width, text))
-        x += width + 0.01 if text else 0
-    rows = line + 1
-    height = 1.3 + step * rows
+    boxes, rows = _lines_of(tokens)
+    height = 1.3 + LINE * rows
     figure = canvas(
         f"Where {recipe} reads better, and where worse, than {baseline}",
         f"Each token's loss less {baseline}'s; over this text {signed(float(values.mean()))} nats a token.",
         height,
     )
-    figure.set_layout_engine("none")
-    ax = figure.add_axes((0, 0.5 / height, 1, step * rows / height))
-    ax.set_axis_off()
-    ax.set_xlim(0, WIDTH)
-    ax.set_ylim(rows, 0)
-    for (x, row, width, text), shade in zip(boxes, shades, strict=True):
-        if text:
-            shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.03", "mutation_aspect": 1 / step}
-            ax.add_patch(FancyBboxPatch((x - 0.012, row + 0.1), width + 0.024, 0.8, fc=shade, ec="none", **shape))
-            ax.text(x, row + 0.72, text, size=size, color=PAPER if luminance(shade) < 0.4 else INK)
+    _coloured_text(figure, boxes, shades, rows, 0.5)
     scale = figure.add_axes((0.4 / WIDTH, 0.27 / height, 2.2 / WIDTH, 0.09 / height))
     bar = figure.colorbar(ScalarMappable(norm, DIVERGING), cax=scale, orientation="horizontal")
     bar.outline.set_edgecolor(FAINT)
@@ -953,9 +1061,166 @@ def token_differences(
 def token_differences_html(tokens: Sequence[str], differences: Any) -> str:
     """The same coloured text as HTML, escaped; a token's difference shows when the pointer rests on it."""
     values = array(differences).astype(float)
-    spans = []
-    for token, value, shade in zip(tokens, values, _difference_colours(values)[1], strict=True):
+    titles = [f"{signed(float(value), 2)} nats" for value in values]
+    return _coloured_html(tokens, titles, _difference_colours(values)[1])
+
+
+def _coloured_html(tokens: Sequence[str], titles: Sequence[str], shades: Any, prompt: str = "") -> str:
+    spans = [f'<span style="opacity:0.6">{html.escape(prompt)}</span>'] if prompt else []
+    for token, title, shade in zip(tokens, titles, shades, strict=True):
         ink = PAPER if luminance(shade) < 0.4 else INK
         style = f"background:{to_hex(shade)};color:{ink};border-radius:3px"
-        spans.append(f'<span title="{signed(float(value), 2)} nats" style="{style}">{html.escape(token)}</span>')
-    return f'<div style="white-space:pre-wrap;line-height:1.7">{"".join(spans)}</div>'
+        spans.append(f'<span title="{html.escape(title)}" style="{style}">{html.escape(token)}</span>')
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">{"".join(spans)}</div>'
+
+
+SURPRISE = 9.0  # nats at which a token's colour is full: one chance in 8,000
+
+
+def _surprise_colours(probabilities: np.ndarray) -> np.ndarray:
+    """Colours (T, 4): white for a token that was certain, the darker the less likely it was."""
+    surprise = -np.log(np.clip(probabilities, 1e-12, 1.0))
+    return np.asarray(SEQUENTIAL(np.clip(surprise / SURPRISE, 0, 1) * 0.62)).reshape(-1, 4)
+
+
+@styled
+def token_probabilities(blocks: Mapping[str, tuple[Sequence[str], Any]], prompt: str = "") -> Figure:
+    """Texts whose tokens are the darker, the less likely their model held them.
+
+    Args:
+        blocks: heading, such as a recipe -> (token strings (T,), spaces included; their probabilities (T,)).
+        prompt: what they continue.
+    """
+    placed = [(name, _lines_of(tokens), array(odds).astype(float)) for name, (tokens, odds) in blocks.items()]
+    note = "Each token's shade: the probability its model gave it. White was certain."
+    if prompt:
+        note += f" The prompt: {shown(prompt[-300:])}"
+    head = 0.36 + 0.165 * len(wrap(note, WIDTH - 0.25))
+    heading, gap, foot = 0.2, 0.16, 0.42
+    height = head + foot + sum(heading + gap + LINE * rows for _, (_, rows), _ in placed)
+    figure = canvas("What was written, and how likely each token was", note, height)
+    y = height - head
+    for name, (boxes, rows), odds in placed:
+        surprise = -float(np.log(np.clip(odds, 1e-12, 1)).mean()) if odds.size else 0.0
+        y -= gap
+        ink = colour(name.rpartition(":")[2])
+        figure.text(0.1 / WIDTH, y / height, shown(name), size=9, weight="bold", color=ink, va="top")
+        says = f"{len(odds)} tokens, {surprise:.2f} nats each"
+        figure.text(1 - 0.1 / WIDTH, y / height, says, size=8, color=MUTED, va="top", ha="right")
+        y -= heading + LINE * rows
+        _coloured_text(figure, boxes, _surprise_colours(odds), rows, y)
+    marks = np.array([1.0, 0.1, 0.01, 0.001])
+    for place, (mark, shade) in enumerate(zip(marks, _surprise_colours(marks), strict=True)):
+        box = figure.add_axes(((0.1 + 0.75 * place) / WIDTH, 0.12 / height, 0.2 / WIDTH, 0.16 / height))
+        box.set_facecolor(shade)
+        box.set_xticks([])
+        box.set_yticks([])
+        box.spines[:].set_visible(True)
+        box.spines[:].set_color(FAINT)
+        figure.text((0.36 + 0.75 * place) / WIDTH, 0.2 / height, f"{100 * mark:g} %", size=8, color=MUTED, va="center")
+    return figure
+
+
+def token_probabilities_html(
+    tokens: Sequence[str],
+    probabilities: Any,
+    alternatives: Sequence[Sequence[tuple[str, float]]] = (),
+    prompt: str = "",
+) -> str:
+    """The same coloured text as HTML, escaped; the pointer on a token shows its probability and what else was likely.
+
+    Args:
+        tokens, probabilities: (T,) of one text, as for :func:`token_probabilities`.
+        alternatives: (T,) of (token, probability), the likeliest first; may be left out.
+        prompt: stands before them, paler.
+    """
+    values = array(probabilities).astype(float)
+    titles = []
+    for place, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        others = alternatives[place] if place < len(alternatives) else ()
+        lines = [f"{_quoted(token)} {_percent(value)}"]
+        lines += [f"{_quoted(text)} {_percent(p)}" for text, p in others if text != token]
+        titles.append("\n".join([lines[0], "or", *lines[1:]] if len(lines) > 1 else lines))
+    return _coloured_html(tokens, titles, _surprise_colours(values), prompt)
+
+
+def _quoted(token: str) -> str:
+    return "“" + token.replace("\n", "↵").replace("\t", "→") + "”"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if value >= 0.001 else f"{100 * value:.1g} %"
+
+
+@styled
+def win_rates(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """How often each model was preferred in blind ratings, with its interval, a panel for each question.
+
+    Args:
+        tables: question -> the rows of :func:`curvekit.ratings.win_rates`.
+    """
+    first = next(iter(tables.values()))
+    total = {row["model"]: row["wins"] + row["ties"] + row["losses"] for row in first}
+    models = list(total)
+    note = (
+        "Share of blind pairs that each model won, a tie as half a win, with Wilson's 95 % interval. "
+        "Filled: the interval excludes one half."
+    )
+    if not models:
+        note = "No pair has been rated yet."
+    figure = canvas("Which text do readers prefer?", note, 1.55 + 0.4 * max(len(models), 1))
+    axes = figure.subplots(1, len(tables), sharex=True, squeeze=False)[0]
+    for ax, (question, rows) in zip(axes, tables.items(), strict=True):
+        by_model = {row["model"]: row for row in rows}
+        labels = [f"{shown(name)} ({total[name]})" for name in models] if ax is axes[0] else [""] * len(models)
+        name_rows(ax, labels or [""])
+        for label, name in zip(ax.get_yticklabels(), models, strict=False):
+            label.set_color(colour(name))
+        ax.axvline(0.5, color=INK, lw=1.2)
+        for y, name in enumerate(models):
+            row, shade = by_model[name], colour(name)
+            sure = row["low"] > 0.5 or row["high"] < 0.5
+            ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.6, solid_capstyle="butt")
+            ax.plot(row["rate"], y, "o", ms=8.5, color=shade, mfc=shade if sure else PAPER, mew=1.8, zorder=4)
+        ax.set_title(question)
+        ax.set_xlim(-0.03, 1.03)
+        ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        ax.set_xlabel("share of pairs won")
+    return figure
+
+
+@styled
+def benchmark_ratios(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Throughputs of ours over a peer's on a logarithmic axis, each with its interval and its goal.
+
+    Args:
+        rows: ``group``, ``name``, ``ratio``, ``low``, ``high``, and ``goal`` of the kind ``ratio`` or another or none,
+            as :mod:`benchmarks.harness` writes them.
+    """
+    goals = [row["goal"]["value"] if row["goal"] and row["goal"]["kind"] == "ratio" else None for row in rows]
+    figure = canvas(
+        "What it costs, beside what others use",
+        "Throughput of ours over the peer's, with its 95 % interval; the upright mark is the goal. "
+        "Filled: the goal is met. Right of 1 ours is faster.",
+        1.3 + 0.24 * len(rows),
+    )
+    ax = figure.add_subplot()
+    for y, (row, wanted) in enumerate(zip(rows, goals, strict=True)):
+        reached = wanted is None or row["ratio"] >= wanted
+        shade = MUTED if wanted is None else HELPS if reached else HURTS
+        ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.2, solid_capstyle="butt")
+        ax.plot(row["ratio"], y, "o", ms=6, color=shade, mfc=shade if reached else PAPER, mew=1.6, zorder=4)
+        if wanted is not None:
+            ax.plot([wanted, wanted], [y - 0.36, y + 0.36], color=INK, lw=1.6, zorder=3)
+    ax.axvline(1, color=QUIET, lw=1, zorder=1)
+    ax.set_xscale("log")
+    ends = [row[end] for row in rows for end in ("low", "high")] + [goal for goal in goals if goal] + [1.0]
+    low, high = min(ends) / 1.15, max(ends) * 1.15
+    ax.set_xlim(low, high)
+    spoken_ticks(ax.xaxis, low, high)
+    ax.set_xlabel("ratio of throughputs")
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [f"{row['group']}: {row['name']}" for row in rows])
+    ax.grid(False, axis="y")
+    ax.grid(True, axis="x")
+    return figure

@@ -96,7 +96,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): it also breaks at the separators that Unicode has besides, which a text may hold.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     rows: list[dict] = []
     for number, line in enumerate(lines, start=1):
         try:

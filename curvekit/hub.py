@@ -1,4 +1,4 @@
-"""The model and dataset hub: whether it can be reached, decided within seconds, and one sentence if not."""
+"""Where models lie: with the package, on this disk, or on the hub, of which is decided within seconds if it answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from curvekit.errors import CurvekitError
 
+SHIPPED = {"mini": Path(__file__).parent / "assets" / "mini"}  # a base's name -> its folder in the package
 SECONDS = 3.0
 MINUTE = 60.0
 
@@ -54,6 +55,11 @@ def require(what: str, instead: str) -> None:
     reason = unreachable()
     if reason is not None:
         raise CurvekitError(f"{what} is not on this machine and {reason}; {instead}")
+
+
+def located(name: str) -> str:
+    """The folder of what ships with the package, else the name itself."""
+    return str(SHIPPED.get(name, name))
 
 
 def cached(repository: str, filename: str = "config.json") -> bool:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.tokenization import encodable
 
 DENOMINATORS = "whitespace words and UTF-8 bytes of the original text"
 
@@ -200,7 +201,7 @@ def _streams(tokenizer: Any, texts: list[str], vocabulary: int | None) -> list[n
     prefix = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if prefix is None:
         raise CurvekitError("the tokenizer has no eos token to begin a document with; set tokenizer.eos_token")
-    encoded = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
+    encoded = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in encodable(texts))
     streams = [np.asarray([prefix, *ids], dtype=np.int32) for ids in encoded]
     highest = max((int(stream.max()) for stream in streams), default=0)
     if vocabulary is not None and highest >= vocabulary:

@@ -74,6 +74,16 @@ MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head
 BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
+def check_freeze(which: str, blocks: int | None = None) -> None:
+    """Refuse what ``freeze`` cannot be; ``blocks`` is how many the model has, where that is known."""
+    if which in ("none", "embeddings", "all_but_head"):
+        return
+    if not (which.isascii() and which.isdecimal()):
+        raise CurvekitError(f"freeze is {which!r}; give none, embeddings, all_but_head, or a number of first blocks")
+    if blocks is not None and int(which) > blocks:
+        raise CurvekitError(f"freeze is {which!r}, but the base has {blocks} blocks; give at most {blocks}")
+
+
 class CurveGPT2Config(GPT2Config):
     """Configuration of :class:`CurveGPT2LMHeadModel`: GPT-2's, and
 
@@ -91,9 +101,14 @@ class CurveGPT2Config(GPT2Config):
             :class:`curvekit.curves.CurveEmbedding`.
         positions: ``gpt2``, or ``sinusoidal`` to add the published ones.
         base_is_random: the base had no pretrained weights.
+        freeze: what of GPT-2 keeps its weights in training, loaded models included; what curvekit adds (curve, gate,
+            sinks, and the encoder as ``train_encoder`` says) is trained in any case.
+            ``none``: nothing. ``embeddings``: words and positions, and with the words the output matrix, which is
+            the same (tied). A number n: these and the first n blocks. ``all_but_head``: everything but the last
+            norm and the output matrix, which becomes a matrix of its own, or training it would move the embeddings.
 
     Raises:
-        CurvekitError: an unknown name.
+        CurvekitError: an unknown name, or more blocks than there are.
     """
 
     model_type = "curve_gpt2"
@@ -117,8 +132,12 @@ class CurveGPT2Config(GPT2Config):
     fusion: str = "gate"
     positions: str = "gpt2"
     base_is_random: bool = False
+    freeze: str = "none"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_freeze(self.freeze, self.n_layer)
+        if self.freeze == "all_but_head":
+            self.tie_word_embeddings = False
         pick(self.attention, ATTENTIONS, "attention")
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
@@ -182,6 +201,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             # What a position says changes when later words arrive, so nothing of the past can be kept.
             config.use_cache = False
         self.post_init()
+        self.train()
         if config.leaks and self.generation_config is not None:
             self.generation_config.use_cache = False
 
@@ -192,6 +212,20 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             module.reset_parameters()
         elif isinstance(module, GPT2Attention) and hasattr(module, "log_sink"):
             init.constant_(module.get_parameter("log_sink"), self.config.log_sink)
+
+    def train(self, mode: bool = True) -> CurveGPT2LMHeadModel:
+        for part in self._frozen():  # again: loading a checkpoint makes new parameters
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(name.endswith("log_sink"))
+        return super().train(mode)
+
+    def _frozen(self) -> list[nn.Module]:
+        """The parts of GPT-2 that ``config.freeze`` names."""
+        which, gpt2 = self.config.freeze, self.transformer
+        if which == "none":
+            return []
+        blocks = {"embeddings": 0, "all_but_head": len(gpt2.h)}.get(which)
+        return [gpt2.wte, gpt2.wpe, *gpt2.h[: int(which) if blocks is None else blocks]]
 
     def forward(
         self,
@@ -292,9 +326,34 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
         return cache.layers[first:]
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As GPT-2's; the encoder's table follows, and knows nothing of a new token."""
+        words = super().resize_token_embeddings(*args, **kwargs)
+        if self.config.source == "encoder" and self.encoder is not None:
+            self.encoder.resize(self.config.vocab_size)
+            self.config.encoder_config = (self.config.encoder_config or {}) | {"vocab_size": self.config.vocab_size}
+        return words
+
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """As GPT-2's, for softmax. A member of another name is a part of the model and not exchanged.
+
+        Raises:
+            CurvekitError: the model's attention is not softmax.
+        """
+        own = ATTENTIONS[self.config.attention]
+        if own != "softmax" and attn_implementation != implementation(own):
+            raise CurvekitError(
+                f"the attention of the recipe {self.config.recipe!r} is {self.config.attention!r}, which "
+                f"{attn_implementation!r} would replace; build a recipe with attention='softmax' for that"
+            )
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """As GPT-2's; a static cache turns the mask into four dimensions, so the plain one goes along."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        # Named, because `generate` reads from the signature whether embeddings may stand in for the prompt.
+        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         mask = kwargs.get("attention_mask")
         if self.config.source != "none" and mask is not None and mask.ndim == 2:
             inputs["padding_mask"] = mask
@@ -308,27 +367,31 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         *,
         encoder: str = "minilm",
         seed: int = 0,
+        scratch: bool = False,
         **settings: Any,
     ) -> CurveGPT2LMHeadModel:
         """Start from a GPT-2 checkpoint.
 
         Args:
             base: ``mini``, a hub name such as ``gpt2``, or a folder with a GPT-2.
-            tokenizer: the base's own; needed for ``mini``, else loaded when it is None.
+            tokenizer: the base's own, loaded when it is None; from scratch any.
             encoder: see :func:`curvekit.encoders.locate_encoder`; used with ``source="encoder"``.
             seed: of every weight that the base does not bring.
-            settings: fields of :class:`CurveGPT2Config`, such as ``context``, ``attention``, ``degree``.
+            scratch: take the base's shape and none of its weights; the vocabulary is the tokeniser's.
+            settings: fields of :class:`CurveGPT2Config`, such as ``context``, ``attention``, ``degree``; from
+                scratch also GPT-2's ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``.
 
         Raises:
             CurvekitError: the base or the encoder cannot be had, or a setting is unknown.
         """
         known = set(CurveGPT2Config.__annotations__) | {"resid_pdrop", "embd_pdrop", "attn_pdrop"}
+        known |= set(MINI) if scratch else set()
         for name in settings:
             pick(name, sorted(known), "model setting")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             with quiet():
-                gpt2 = _load_gpt2(base, tokenizer)
+                gpt2 = _fresh_gpt2(base, tokenizer, settings) if scratch else _load_gpt2(base)
             bert = None
             if settings.get("source") == "encoder":
                 tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
@@ -337,40 +400,57 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             # Of a base that curvekit saved, its GPT-2 is taken and nothing else.
             own = {"model_type", "architectures", *CurveGPT2Config.__annotations__}
             fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in own}
-            model = cls(CurveGPT2Config(**fields | {"base_is_random": base == "mini"} | settings))
+            model = cls(CurveGPT2Config(**fields | {"base_is_random": scratch} | settings))
             model.transformer.load_state_dict(gpt2.transformer.state_dict(), strict=False)
+            model.lm_head.load_state_dict(gpt2.lm_head.state_dict())
+            model.generation_config.suppress_tokens = gpt2.generation_config.suppress_tokens
             if bert is not None and model.encoder is not None and not model.config.random_encoder:
                 model.encoder.fill(bert)
         return model.eval()
 
 
-def _load_gpt2(base: str, tokenizer: PreTrainedTokenizerBase | None) -> GPT2LMHeadModel:
-    if base == "mini":
-        if tokenizer is None:
-            raise CurvekitError(
-                "the base 'mini' starts from random weights and needs its tokeniser; give tokenizer=..."
-            )
-        end = tokenizer.eos_token_id
-        return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI))
-    if not Path(base).is_dir():
-        if "/" not in base:
-            pick(base, BASES, "base")
-        if not hub.cached(base):
-            hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
+def _fresh_gpt2(base: str, tokenizer: PreTrainedTokenizerBase | None, shape: dict[str, Any]) -> GPT2LMHeadModel:
+    """Random weights in the base's shape, or in another where ``shape`` says so."""
+    if tokenizer is None:
+        raise CurvekitError("from scratch the vocabulary is the tokeniser's; give tokenizer=...")
+    end = tokenizer.eos_token_id
+    own = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
+    plain = _config(base).to_dict()
+    fields = {name: value for name, value in plain.items() if name in GPT2Config.__annotations__}
+    config = GPT2Config(**fields | own | {name: shape[name] for name in MINI if name in shape})
+    if config.n_embd % config.n_head:
+        raise CurvekitError(f"n_embd is {config.n_embd}, which {config.n_head} heads cannot share; give a multiple")
+    return GPT2LMHeadModel(config)
+
+
+def _load_gpt2(base: str) -> GPT2LMHeadModel:
+    _config(base)
+    where = hub.located(base)
     try:
-        local: dict[str, Any] = {"local_files_only": hub.local_only(base)}
-        config = AutoConfig.from_pretrained(base, **local)
-        if config.model_type not in ("gpt2", "curve_gpt2"):
-            raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
-        return GPT2LMHeadModel.from_pretrained(base, use_safetensors=True, **local)
-    except CurvekitError:
-        raise
+        return GPT2LMHeadModel.from_pretrained(where, use_safetensors=True, local_files_only=hub.local_only(where))
     except (OSError, ValueError, RuntimeError) as error:
         raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
+
+
+def _config(base: str) -> Any:
+    """The configuration of a base that is a GPT-2, wherever it lies."""
+    where = hub.located(base)
+    if not Path(where).is_dir():
+        if "/" not in base:
+            pick(base, BASES, "base")
+        if not hub.cached(base):
+            hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where))
+    except (OSError, ValueError) as error:
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+    if config.model_type not in ("gpt2", "curve_gpt2"):
+        raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
+    return config
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -389,9 +469,12 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     encoder: str = "minilm",
     seed: int = 0,
+    scratch: bool = False,
     **overrides: Any,
 ) -> CurveGPT2LMHeadModel:
-    """Build a recipe of :data:`RECIPES` from a base; ``overrides`` are fields of :class:`CurveGPT2Config`.
+    """Build a recipe of :data:`RECIPES` from a base, or from random weights of its shape (``scratch``).
+
+    ``overrides`` are fields of :class:`CurveGPT2Config`.
 
     Recipes of one base and seed share every weight of GPT-2's part.
 
@@ -399,7 +482,7 @@ def build_model(
         CurvekitError: as :meth:`CurveGPT2LMHeadModel.from_base`, or the recipe is unknown.
     """
     settings = RECIPES[pick(recipe, RECIPES, "recipe")] | {"recipe": recipe} | overrides
-    return CurveGPT2LMHeadModel.from_base(base, tokenizer, encoder=encoder, seed=seed, **settings)
+    return CurveGPT2LMHeadModel.from_base(base, tokenizer, encoder=encoder, seed=seed, scratch=scratch, **settings)
 
 
 with contextlib.suppress(ValueError):  # registered already, when the module is reloaded

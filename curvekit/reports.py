@@ -59,7 +59,8 @@ def report(
     """Execute the notebooks and write the report; return its ``index.html``.
 
     Each notebook gets those of the following that its parameters cell has: every field of ``config`` by its name,
-    ``recipes``, ``seeds``, ``baseline`` (the first recipe), ``report_dir`` (``folder``), ``command``, and as
+    ``recipes``, ``seeds``, ``baseline`` (the first recipe), ``report_dir`` (``folder``), ``command``, ``static``
+    (True: figures for widgets), and as
     ``settings`` a dictionary of the remaining fields of ``config`` that are not at their defaults.
 
     Args:
@@ -86,6 +87,7 @@ def report(
     command = command or _command(config, recipes, seeds, folder)
     paths = _find(notebooks)
     given = {"recipes": recipes, "seeds": seeds, "baseline": recipes[0], "report_dir": str(folder), "command": command}
+    given["static"] = True  # nobody can touch a widget while a report is made
     plan = plan_parameters(paths, config, given, parameters or {})
     _same_runs(config, recipes, seeds, folder)
     _make(folder / "figures")
@@ -224,10 +226,8 @@ class _Lines:
 
 
 def _find(notebooks: Sequence[str | Path] | None) -> list[Path]:
-    if notebooks is not None:
-        paths = [Path(path) for path in notebooks]
-    else:
-        paths = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    experiment = NOTEBOOKS.glob("0[1-4]_*.ipynb")  # the further ones tell of other things
+    paths = sorted(experiment) if notebooks is None else [Path(path) for path in notebooks]
     if not paths:
         raise CurvekitError(f"there are no notebooks in {NOTEBOOKS}; run from a checkout of curvekit, or name them")
     return paths

@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 
 SPLITS = ("validation", "test")
 MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
+PRETRAINING: dict[str, Any] = {  # of the base that ships: not quite a pass over its 20 million tokens
+    "recipe": "gpt2",
+    "scratch": True,
+    "block_size": 512,
+    "batch_size": 4,
+    "steps": 8000,
+    "learning_rate": 1e-3,
+    "warmup": 0.02,
+    "compile": True,
+    "eval_every": 500,
+    "save_every": 250,
+    "validation_documents": 24,
+    "eval_documents": 48,
+    "sample_tokens": 120,
+    "temperature": 0.8,
+}
 
 
 def _notes(
@@ -61,6 +77,12 @@ class RunConfig:
     base: str = _setting("mini", "GPT-2 checkpoint to fine-tune: mini, gpt2, gpt2-medium, ..., or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
+    tokenizer: str = _setting(
+        "base",
+        "base: the base's own; the others are learned from the corpus, which needs scratch",
+        choices=("base", "characters", "bpe", "bpe-dropout"),
+    )
+    vocabulary: int = _setting(8192, "entries of a learned bpe", least=257)
     encoder: str = _setting("minilm", "BERT-family model whose states the curve runs through")
     context: str | None = _setting(
         None,
@@ -71,16 +93,25 @@ class RunConfig:
         default_factory=dict,
         metadata=_notes("further model settings over the recipe's, such as degree or place"),
     )
+    scratch: bool = _setting(False, "begin from random weights of the base's shape instead of its own")
+    freeze: str = _setting(
+        "none", "what of GPT-2 keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
+    )
     seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0)
 
     block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
+    examples: str = _setting(
+        "packed",
+        "packed: blocks cut from all documents joined; padded: a document an example, cut and padded to block_size",
+        choices=("packed", "padded"),
+    )
     batch_size: int = _setting(8, "blocks in a batch", least=1)
     accumulate: int = _setting(
         None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
     )
     steps: int = _setting(None, "optimiser steps at most (default: 80, full size 3600)", least=1)
     learning_rate: float | None = _setting(
-        None, "highest learning rate (default: 1e-3 from random weights, 1e-4 from a trained base)", least=0
+        None, "highest learning rate (default: 1e-3 for mini and from random weights, 1e-4 for other bases)", least=0
     )
     warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
     weight_decay: float = _setting(0.1, "AdamW's decay; none on biases and norms", least=0)
@@ -175,11 +206,21 @@ class RunConfig:
         for each in fields(self):
             _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
         from curvekit.corpora import CORPORA
-        from curvekit.modeling import BASES, RECIPES
+        from curvekit.modeling import BASES, RECIPES, check_freeze
 
         pick(self.recipe, RECIPES, "recipe")
         _pick_or_path(self.base, BASES, "base")
         _pick_or_path(self.corpus, CORPORA, "corpus", self.data_dir)
+        check_freeze(self.freeze)
+        if self.tokenizer != "base" and not self.scratch:
+            raise CurvekitError(
+                f"tokenizer is {self.tokenizer!r}, but the weights of {self.base!r} know the base's own only; "
+                "begin from random weights with scratch, or leave tokenizer at 'base'"
+            )
+        if self.freeze != "none" and self.scratch:
+            raise CurvekitError(
+                f"freeze is {self.freeze!r} with scratch, and random weights would stay random; leave one of them out"
+            )
         window = self.context_eval or self.block_size
         if self.stride is not None and self.stride > window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {window}")
@@ -322,6 +363,40 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise CurvekitError(f"the model in {folder} is not whole ({reason}); train it again or restore it") from error
+
+
+def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Any model and its tokeniser, in evaluation mode, on the GPU if there is one.
+
+    Args:
+        name: a run's folder, a saved model's folder, or a base, such as ``gpt2``.
+        recipe: for a base: what is built on it (default ``gpt2``, the base itself).
+
+    Raises:
+        CurvekitError: there is no such model, it is not whole, or a recipe is asked of one that has its own.
+    """
+    import torch
+
+    from curvekit.encoders import quiet
+    from curvekit.modeling import CurveGPT2Config, build_model
+    from curvekit.tokenization import base_tokenizer
+
+    folder = Path(name)
+    saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    is_run = bool(saved) and "model_type" not in saved
+    is_recipe = saved.get("model_type") == CurveGPT2Config.model_type
+    if recipe is not None and (is_run or is_recipe):
+        raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
+    with quiet():
+        if is_run:
+            run = load_run(folder)
+            model, tokenizer = run.model(), run.tokenizer()
+        else:
+            tokenizer = base_tokenizer(str(name))
+            model = load_model(folder) if is_recipe else build_model(recipe or "gpt2", str(name), tokenizer)
+    tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self
 
 
 def load_run(folder: str | Path) -> Run:

@@ -17,9 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_model
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from curvekit.causality import warn_if_leaking
@@ -31,9 +37,9 @@ from curvekit.files import append_jsonl, read_json, read_jsonl, write_json, writ
 from curvekit.generation import generate
 from curvekit.metrics import score_documents, text_metrics
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
-from curvekit.packing import pack
+from curvekit.packing import PaddedExamples, pack, pad
 from curvekit.runs import SPLITS, Run, RunConfig, claimed, load_run
-from curvekit.tokenization import base_tokenizer
+from curvekit.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
@@ -96,7 +102,7 @@ def fit(
 
     With patience the weights kept are those of the lowest validation loss, else the last ones.
     """
-    tokenizer = base_tokenizer(config.base, corpus["train"]["text"])
+    tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
     chosen = {"context": config.context} if config.context is not None else {}
     dropout = {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0}
     model = build_model(
@@ -105,25 +111,33 @@ def fit(
         tokenizer,
         encoder=config.encoder,
         seed=config.seed,
+        scratch=config.scratch,
+        freeze=config.freeze,
         **dropout | chosen | config.model,
     )
     _check_room(config, model)
     warn_if_leaking(model)
     held_out = _held_out(config, corpus, "validation")
+    laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        pack(texts, tokenizer, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
-        for split, texts in {"train": corpus["train"], "validation": held_out}.items()
+        laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
+        for split, texts, cutter in (
+            ("train", *_training_text(config, corpus["train"], tokenizer)),
+            ("validation", held_out, tokenizer),
+        )
     )
+    if isinstance(blocks, PaddedExamples):
+        _tell(watchers, f"{blocks}")
     callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     trainer = _Trainer(
         model,
-        _arguments(config, run.folder, model.config.base_is_random),
+        _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None),
         train_dataset=blocks,
         eval_dataset=validation,
         callbacks=callbacks,
-        compute_metrics=lambda predicted: {"accuracy": float(np.mean(predicted.predictions))},
+        compute_metrics=_over_tokens,
         preprocess_logits_for_metrics=_hits,
     )
     trainer.remove_callback(PrinterCallback)
@@ -154,7 +168,7 @@ def evaluate(
     model: Any = run.model()
     model.to(device)
     tokenizer: Any = run.tokenizer()
-    tokenizer.name_or_path = Path(config.base).name  # the signature names no folder of this machine
+    tokenizer.name_or_path = Path(config.base if config.tokenizer == "base" else config.tokenizer).name  # no folder
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         _tell(watchers, f"scoring the {split} documents")
@@ -259,7 +273,7 @@ class _History(TrainerCallback):
             watcher.row(row)
 
 
-def _arguments(config: RunConfig, folder: Path, base_is_random: bool) -> TrainingArguments:
+def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: bool) -> TrainingArguments:
     cuda = torch.cuda.is_available()
     precision = _precision(config)
     rate = config.learning_rate
@@ -270,7 +284,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool) -> Trainin
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=(1e-3 if base_is_random else 1e-4) if rate is None else rate,
+        learning_rate=(1e-3 if base_is_random or config.base == "mini" else 1e-4) if rate is None else rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
         weight_decay=config.weight_decay,
@@ -281,7 +295,9 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool) -> Trainin
         torch_compile=config.compile,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would put another number in the place of a NaN
-        include_num_input_tokens_seen="all",
+        include_num_input_tokens_seen="all" if config.examples == "packed" else "non_padding",
+        include_for_metrics=["loss"],
+        eval_on_start=fresh and not base_is_random,  # what fine-tuning gains is seen from here
         eval_strategy="steps",
         eval_steps=config.eval_every,
         save_steps=config.eval_every if config.patience else config.save_every,
@@ -311,6 +327,18 @@ def _precision(config: RunConfig) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     here = torch.cpu.get_capabilities()
     return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
+
+
+def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
+    """Loss and accuracy a scored token.
+
+    ``losses`` has each batch's mean over its tokens once for every example. Averaged as they are, which is what the
+    Trainer does by itself, a batch of short documents would weigh as much as one of long ones.
+    """
+    scored = np.asarray(predicted.label_ids)[:, 1:] != -100  # [examples, block - 1]
+    losses = np.asarray(predicted.losses, np.float64)[: len(scored)]
+    hits = np.asarray(predicted.predictions)[scored]
+    return {"loss": float((losses * scored.sum(1)).sum() / scored.sum()), "accuracy": float(hits.mean())}
 
 
 def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -351,7 +379,7 @@ def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
 
 def _history_until(folder: Path, checkpoint: Path | None) -> list[Row]:
     """Take back the rows after the checkpoint: they will be computed, and written, again."""
-    last = step_of(checkpoint) if checkpoint else 0
+    last = step_of(checkpoint) if checkpoint else -1
     rows = [row for row in read_jsonl(folder / "history.jsonl") if row["step"] <= last]
     write_jsonl(folder / "history.jsonl", rows)
     return rows
@@ -365,6 +393,20 @@ def _save_model(model: CurveGPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase,
         model.save_pretrained(half)
         tokenizer.save_pretrained(half)
         half.rename(folder)
+
+
+def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Any]:
+    """The training text and what cuts it; with dropout, as many passes over it as the steps take, each cut anew.
+
+    All passes lie in one stream, whose blocks are shuffled together. It follows from the texts and the seed, so a
+    run goes on with the same cuts.
+    """
+    if config.tokenizer != "bpe-dropout":
+        return texts, tokenizer
+    wanted, once = config.steps * config.accumulate * config.batch_size, len(texts)
+    if config.examples == "packed":
+        once = len(pack(texts, tokenizer, config.block_size, progress=False))  # with dropout it is some more
+    return texts.repeat(math.ceil(wanted / once)), DropoutTokenizer(tokenizer, seed=config.seed)
 
 
 def _held_out(config: RunConfig, corpus: DatasetDict, split: str) -> list[str]:
@@ -406,7 +448,7 @@ def _samples(
 def _of_training(config: RunConfig, history: Sequence[Row]) -> dict[str, Any]:
     """What the rows of the history say of the whole run."""
     steps = [row for row in history if "loss" in row]
-    validations = [row for row in history if "validation_loss" in row]
+    validations = [row for row in history if "validation_loss" in row and row["step"]]  # not the base's own
     best = min(validations, key=lambda row: row["validation_loss"])["step"]
     first, last = steps[0], steps[-1]
     # The first step warms up (kernels, compilation) and is left out of the rate.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,8 @@ os.environ |= {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 os.environ.pop("CURVEKIT_DATA", None)
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SENTENCES = (
     "The curve runs through the points of a word and of the words before it.",
@@ -115,3 +118,19 @@ def tiny_encoder(tiny_texts, tmp_path_factory) -> Path:
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make(tiny_base, tiny_encoder, tiny_tokenizer):
+    """Build a recipe on the tiny base; with ``open_gate`` its curve takes part, as after training."""
+    import torch
+
+    from curvekit.modeling import build_model
+
+    def build(recipe, open_gate=True, **overrides):
+        model = build_model(recipe, str(tiny_base), tiny_tokenizer, encoder=str(tiny_encoder), **overrides)
+        if open_gate and getattr(model, "curve", None) is not None and model.curve.gate is not None:
+            torch.nn.init.constant_(model.curve.gate, 0.7)
+        return model
+
+    return build

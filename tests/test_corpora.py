@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from curvekit import corpora, documents, hub, pydocs
 from curvekit.corpora import CORPORA, SPLITS, corpus_revision, load_corpus, text_revision
 from curvekit.errors import CurvekitError
+from curvekit.stories import StoryReport, parse_story, read_stories
 
 ARTICLES = [
     " = Curve = \n \n A curve is a line , not always straight . \n \n = = In words = = \n \n It bends = 1 . \n",
@@ -30,6 +34,13 @@ WIKITEXT = " \n" + "".join(ARTICLES)
 
 def texts(corpus) -> list[str]:
     return [text for split in SPLITS for text in corpus[split]["text"]]
+
+
+@pytest.fixture(scope="module")
+def distinct_texts() -> list[str]:
+    """Four hundred documents that share no run of words."""
+    dice = random.Random(0)
+    return [" ".join("".join(dice.choices("abcdefgh", k=5)) for _ in range(30)) for _ in range(400)]
 
 
 @pytest.fixture
@@ -105,9 +116,11 @@ def test_units_of_a_text_file(tmp_path):
     assert len(texts(load_corpus(path, document="file"))) == 3
 
 
-def test_a_text_without_blank_lines_has_a_document_a_line(tmp_path, tiny_texts):
-    (tmp_path / "stories.txt").write_text("\r\n".join(["\ufeff" + tiny_texts[0], *tiny_texts[1:]]), encoding="utf-8")
-    assert sorted(texts(load_corpus(tmp_path / "stories.txt"))) == sorted(tiny_texts)
+def test_a_text_without_blank_lines_has_a_document_a_line(tmp_path, distinct_texts):
+    (tmp_path / "lines.txt").write_text(
+        "\r\n".join(["\ufeff" + distinct_texts[0], *distinct_texts[1:]]), encoding="utf-8"
+    )
+    assert sorted(texts(load_corpus(tmp_path / "lines.txt"))) == sorted(distinct_texts)
 
 
 def test_a_text_of_one_line_is_cut_at_white_space(tmp_path, tiny_texts):
@@ -115,9 +128,25 @@ def test_a_text_of_one_line_is_cut_at_white_space(tmp_path, tiny_texts):
     assert "".join(texts(load_corpus(tmp_path / "text8.txt"))) == " ".join(tiny_texts)
 
 
+def test_a_large_file_is_read_the_same_way_and_not_into_memory(tmp_path, distinct_texts, monkeypatch):
+    (tmp_path / "lines.txt").write_text("\n".join(distinct_texts), encoding="utf-8")
+    (tmp_path / "tales.txt").write_text("".join(map(STORY.format, distinct_texts)), encoding="utf-8")
+    (tmp_path / "book.txt").write_text("\n\n".join(distinct_texts), encoding="utf-8")
+    small, said = {}, {}
+    for path in tmp_path.iterdir():
+        small[path] = corpus_revision(load_corpus(path, announce=said.setdefault(path, []).append))
+    monkeypatch.setattr(documents, "_LARGE", 100)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for path, revision in [*small.items()] * 2:  # written to the cache, then read from it
+        again = []
+        corpus = load_corpus(path, announce=again.append)
+        assert corpus_revision(corpus) == revision
+        assert corpus["train"].cache_files and again == said[path]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_tables_have_a_document_a_row(tmp_path, tiny_texts, suffix):
-    rows = [*tiny_texts, "NA", "12", 'a "quoted", text\nof two lines']
+def test_tables_have_a_document_a_row(tmp_path, distinct_texts, suffix):
+    rows = [*distinct_texts, "NA", "12", 'a "quoted", text\nof two lines']
     path = tmp_path / f"rows.{suffix}"
     table = datasets.Dataset.from_dict({"id": list(range(len(rows) + 1)), "text": [*rows, ""]})
     {"jsonl": table.to_json, "csv": table.to_csv, "parquet": table.to_parquet}[suffix](path)
@@ -148,16 +177,113 @@ def test_a_folder_in_data_dir_can_be_named(tiny_corpus):
 # Splits
 
 
-def test_splits_by_hash_are_disjoint_and_do_not_depend_on_order_or_chance(tmp_path, tiny_texts):
-    rows = [*tiny_texts, *tiny_texts[:30]]  # duplicates must not end up on two sides
+def test_splits_by_hash_are_disjoint_and_do_not_depend_on_order_or_chance(tmp_path, distinct_texts):
+    rows = [*distinct_texts, *distinct_texts[:80]]  # copies must not end up on two sides
     for name, order in {"a": rows, "b": rows[::-1]}.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(order), encoding="utf-8")
     a, b = load_corpus(tmp_path / "a.txt"), load_corpus(tmp_path / "b.txt")
     sets = [set(a[split]["text"]) for split in SPLITS]
-    assert [len(part) for part in sets] == [48, 6, 6]
-    assert len(set.union(*sets)) == 60
+    assert len(set.union(*sets)) == sum(map(len, sets)) == 400
     assert sorted(texts(a)) == sorted(rows)
     assert sets == [set(b[split]["text"]) for split in SPLITS]
+
+
+def test_a_document_s_place_is_the_hash_of_its_own_words(tmp_path, distinct_texts):
+    def place(text: str) -> str:
+        share = int(hashlib.sha256(text.encode()).hexdigest(), 16) / 2**256
+        return "validation" if share < 0.05 else "test" if share < 0.1 else "train"
+
+    for count in (300, 400):  # a hundred more move none
+        (tmp_path / "a.txt").write_text("\n".join(distinct_texts[:count]), encoding="utf-8")
+        corpus = load_corpus(tmp_path / "a.txt")
+        assert {split: set(corpus[split]["text"]) for split in SPLITS} == {
+            split: {text for text in distinct_texts[:count] if place(text) == split} for split in SPLITS
+        }
+    assert abs(corpus["train"].num_rows - 360) < 20
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10])
+def test_few_documents_fill_three_splits_all_the_same(tmp_path, distinct_texts, count):
+    for begin in range(0, 100, count):
+        (tmp_path / "a.txt").write_text("\n".join(distinct_texts[begin : begin + count]), encoding="utf-8")
+        corpus = load_corpus(tmp_path / "a.txt", document="line")
+        assert min(corpus[split].num_rows for split in SPLITS) >= 1
+
+
+# Duplicates across splits
+
+
+def test_copies_across_our_own_splits_are_left_out_of_training_and_said(tmp_path, distinct_texts):
+    nearly = [text.upper().replace(" ", ", ", 3) + " and no more." for text in distinct_texts[:100]]
+    (tmp_path / "a.txt").write_text("\n".join([*distinct_texts, *nearly]), encoding="utf-8")
+    said = []
+    corpus = load_corpus(tmp_path / "a.txt", announce=said.append)
+    words = {split: {text.lower().split()[4] for text in corpus[split]["text"]} for split in SPLITS}
+    assert not words["train"] & (words["validation"] | words["test"]) and not words["validation"] & words["test"]
+    missing = 500 - len(texts(corpus))
+    assert missing > 5 and corpus["validation"].num_rows > 15
+    assert "train documents (0 exact" in said[0] and "left out as duplicates of held-out ones" in said[0]
+
+
+def test_published_splits_stay_as_they_are(tmp_path, distinct_texts):
+    for split in SPLITS:
+        (tmp_path / f"{split}.txt").write_text("\n".join(distinct_texts[:9]), encoding="utf-8")
+    assert len(texts(load_corpus(tmp_path))) == 27
+
+
+def test_documents_that_all_repeat_each_other_are_kept_and_said(tmp_path, distinct_texts):
+    rows = [f"{distinct_texts[0]} Number {i}." for i in range(30)]
+    (tmp_path / "a.txt").write_text("\n".join(rows), encoding="utf-8")
+    said = []
+    assert len(texts(load_corpus(tmp_path / "a.txt", announce=said.append))) == 30
+    assert "all were kept" in said[0]
+
+
+# Stories
+
+
+STORY = "<sos> The River <nl> It was {0} summer. <nl> It was low in {0}. <eos>\n"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_stories_are_found_by_name_and_by_their_form(tmp_path, distinct_texts, monkeypatch, ends):
+    (tmp_path / "stories").mkdir()
+    file = tmp_path / "stories" / "stories.txt"
+    file.write_text("".join(map(STORY.format, distinct_texts[:40])).replace("\n", ends), encoding="utf-8", newline="")
+    expected = sorted(f"The River\nIt was {text} summer.\nIt was low in {text}." for text in distinct_texts[:40])
+    named = load_corpus("stories", tmp_path)
+    assert sorted(texts(named)) == expected
+    for other in (load_corpus("stories", tmp_path / "stories"), load_corpus(file), load_corpus(tmp_path / "stories")):
+        assert corpus_revision(other) == corpus_revision(named)
+    monkeypatch.setenv("CURVEKIT_DATA", str(tmp_path))
+    assert corpus_revision(load_corpus("stories")) == corpus_revision(named)
+
+
+def test_what_was_cut_from_stories_is_said(tmp_path, distinct_texts):
+    lines = [STORY.format(text).replace("<eos>", "<nl> More at /r/rivers! <eos>") for text in distinct_texts[:20]]
+    (tmp_path / "tales.txt").write_text("".join([*lines, "<sos> Only a title <eos>\n"]), encoding="utf-8")
+    said = []
+    assert "/r/" not in "".join(texts(load_corpus(tmp_path / "tales.txt", announce=said.append)))
+    assert "20 stories, the ends of 20 cut: subreddit 20 (360 characters)" in said[0]
+    assert "1 without a paragraph left out" in said[0]
+
+
+def test_stories_are_on_no_hub_and_where_to_get_them_is_said(monkeypatch):
+    monkeypatch.setattr(hub, "require", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(CurvekitError, match=r"on no hub; put a file stories\.txt, one story a line .* Standard Ebooks"):
+        load_corpus("stories")
+
+
+def test_the_public_domain_stories_come_through_uncut():
+    folder = os.environ.get("CURVEKIT_TEST_DATA")
+    if not folder:
+        pytest.skip("needs the stories: set CURVEKIT_TEST_DATA to a folder that holds stories/stories.txt")
+    lines = (Path(folder) / "stories" / "stories.txt").read_text(encoding="utf-8").splitlines()
+    report = StoryReport()
+    assert list(read_stories(lines, report)) == [parse_story(line) for line in lines]
+    assert report.touched == 0
+    copied = re.compile(r"<nl>.*?(\[.*?\]\(http[s]?://\S+\)|subscribe|/r/|PART \d+).*?<eos>")
+    assert sum(len(line) - len(copied.sub("<eos>", line)) for line in lines) > 900_000  # of 27 stories
 
 
 def test_shakespeare_is_split_front_to_back_and_alike_from_both_sources(tmp_path):
@@ -195,8 +321,9 @@ def documentation():
 def test_pydocs_is_large_enough_and_reads_as_prose(documentation):
     size = sum(len(text) for text in texts(documentation))
     assert 1_000_000 < size < 6_000_000
-    for split, share in {"train": 0.8, "validation": 0.1, "test": 0.1}.items():
-        assert abs(sum(map(len, documentation[split]["text"])) / size - share) < 0.06
+    for split, share in {"train": 0.9, "validation": 0.05, "test": 0.05}.items():
+        assert abs(sum(map(len, documentation[split]["text"])) / size - share) < 0.04
+    assert documentation["validation"].num_rows >= 16  # what a quick run scores
     whole = "\n".join(texts(documentation))
     assert "The difflib module\n==================\n" in whole
     assert "SequenceMatcher.find_longest_match(alo=0, ahi=None, blo=0, bhi=None)" in whole
@@ -296,7 +423,7 @@ def test_openwebtext_is_streamed_once_and_a_part_held_out(monkeypatch, tmp_path)
     monkeypatch.setattr(corpora, "load_dataset", lambda *names, split, streaming: pages)
     monkeypatch.setattr(hub, "unreachable", lambda: None)
     corpus = load_corpus("openwebtext")
-    assert [corpus[split].num_rows for split in SPLITS] == [396, 2, 2]
+    assert len(texts(corpus)) == 400 and 0 < corpus["test"].num_rows < 10
     monkeypatch.undo()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(corpora, "_OPENWEBTEXT_DOCUMENTS", 400)
@@ -371,6 +498,9 @@ def test_an_unknown_name_and_a_missing_path_are_told_apart(name, problem):
     ("a.txt", b"line\n" * 3000 + b"\0", "is a binary file"),
     ("a.txt", b"line\n" * 300 + b"caf\xe9\n", "not UTF-8: byte 0xe9 at offset 1,503"),
     ("a.txt", b"alone", "1 distinct document, and three splits need three"),
+    ("a.txt", b"<sos> A <eos>\n<sos> <eos>\n<sos>\n", "is empty: it has 3 titles and no story; name a file"),
+    ("a.txt", b"<sos> A <nl> B <eos>\nand more\n", "text outside of a story in line 2, 'and more'"),
+    ("a.txt", b"<sos> A <nl> caf\xe9 <eos>\n", "not UTF-8: byte 0xe9 at offset 16"),
     ("a.jsonl", b"", "is empty|cut off"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "b', "cut off or is not jsonl"),
     ("a.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8: byte 0xe9 at offset 13"),
@@ -419,7 +549,15 @@ def test_a_folder_without_texts_and_a_unit_that_does_nothing_are_refused(tmp_pat
 
 
 def test_every_corpus_says_in_a_line_what_it_is():
-    assert {"wikitext-103", "wikitext-2", "openwebtext", "shakespeare", "pydocs", "pydocs-all"} <= set(CORPORA)
+    assert set(CORPORA) >= {
+        "wikitext-103",
+        "wikitext-2",
+        "openwebtext",
+        "shakespeare",
+        "stories",
+        "pydocs",
+        "pydocs-all",
+    }
     assert all(description and "\n" not in description for description in CORPORA.values())
 
 

@@ -139,6 +139,38 @@ def difference_by_group():
     return figures.difference_by_group({r: rows for r in RECIPES[1:4]}, "frequency in training")
 
 
+def token_cuts():
+    letters = list("The river was low in summer, and $5 lay on the sand. " * 3)
+    return figures.token_cuts({"characters": letters, "bpe": TOKENS, "bpe-dropout, draw 1": [*" r", "iv", "er"]})
+
+
+def benchmark_ratios():
+    goal = {"kind": "ratio", "value": 0.95}
+    row = {"group": "attention", "name": "forward and backward, T = 2048", "ratio": 1.02, "low": 0.9, "high": 1.3}
+    slow = {"group": "curve", "name": "$5 " * 12, "ratio": 0.1, "low": 0.01, "high": 0.2, "goal": None}
+    return figures.benchmark_ratios([row | {"goal": goal}, slow, row | {"ratio": 80.0, "high": 90.0, "goal": goal}])
+
+
+def token_probabilities():
+    odds = np.linspace(0, 1, len(TOKENS) * 8)
+    blocks = {"gpt2": (TOKENS * 8, odds), "mini, $eed 東京": (TOKENS, odds[: len(TOKENS)]), "curve": ([], [])}
+    return figures.token_probabilities(blocks, "Once upon a $5 " * 20)
+
+
+def attention_rows():
+    scores = torch.from_numpy(RANDOM.normal(size=len(TOKENS)))
+    rows = {v: softemax(scores, variant=v) for v in ("softmax", "stable", "published")}
+    return figures.attention_rows(rows, TOKENS, {"softmax": 0.0, "stable": 0.4, "published": None})
+
+
+def win_rates():
+    rows = [
+        {"model": m, "rate": 0.5 + k / 4, "low": 0.4 + k / 4, "high": 0.6 + k / 4, "wins": 6, "ties": 2, "losses": 4}
+        for k, m in enumerate(("gpt2", "a model $of one's own"))
+    ]
+    return figures.win_rates({"Which is better?": rows, "Which is more fluent?": rows[::-1]})
+
+
 def token_differences():
     return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
 
@@ -146,7 +178,8 @@ def token_differences():
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
-    difference_by_group, token_differences,
+    difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
+    benchmark_ratios,
 ]  # fmt: skip
 
 
@@ -161,7 +194,7 @@ def said(figure):
 
 def test_every_figure_of_the_module_is_in_the_gallery():
     functions = {name for name in figures.__all__ if not name[0].isupper()}
-    helpers = {"colour", "project", "save", "token_differences_html"}
+    helpers = {"colour", "project", "save", "token_differences_html", "token_probabilities_html"}
     assert functions - helpers == {draw.__name__ for draw in GALLERY}
 
 
@@ -298,6 +331,39 @@ def test_coloured_text_is_escaped_html():
     assert " &amp; " in text
 
 
+def test_coloured_probabilities_are_escaped_and_name_what_else_was_likely():
+    others = [[("<b>", 0.5), (" &\n", 0.25)], []]
+    text = figures.token_probabilities_html(["<b>", '" onclick='], [0.5, 1e-9], others, "<i>")
+    assert not re.search(r"<(?!/?(span|div)\b)", text)
+    assert "&lt;i&gt;" in text and "“&lt;b&gt;” 50.0 %\nor\n“ &amp;↵” 25.0 %" in text
+    assert "onclick=" in text and '"" onclick' not in text
+    assert text.count(" %") == 3
+
+
+def test_the_less_likely_a_token_the_darker_it_is():
+    lightness = figures._surprise_colours(np.array([1.0, 0.5, 0.1, 1e-2, 1e-4]))[:, :3].sum(1)
+    assert lightness[0] == pytest.approx(3)
+    assert (np.diff(lightness) < 0).all()
+
+
+def test_the_word_in_focus_says_what_it_blends():
+    arcs = POINTS[:, None] + np.linspace(0, 1, 9)[:, None]
+    figure = figures.sentence_curve(POINTS, TOKENS, arcs, POINTS + 0.3, (0.3, 0.2), (2, {0: 0.25, 1: 0.5, 2: 0.25}))
+    assert "receives 25 %  The, 50 %  bank, 25 %  of" in said(figure).replace("\n", " ")
+
+
+def test_a_row_says_its_sum_and_its_sinks_share_where_there_are_shares():
+    text = said(attention_rows())
+    assert text.count("row sum") == 3
+    assert "sink 0.40" in text and "no sink, no shares" in text
+
+
+def test_no_rating_is_said_and_drawn_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "No pair has been rated yet" in said(figures.win_rates({"Which is better?": [], "And this?": []}))
+
+
 def test_blue_is_better_and_orange_is_worse():
     better, worse = figures._difference_colours(np.array([-1.0, 1.0]))[1]
     assert better[2] > better[0]
@@ -309,6 +375,17 @@ def test_coloured_text_fits_its_lines_and_keeps_its_order():
     texts = [t for t in texts_of(figures.token_differences(tokens, np.zeros(200), "curve")) if "word" in t.get_text()]
     assert [t.get_text() for t in texts] == [token.strip() for token in tokens]
     assert max(t.get_window_extent().x1 for t in texts) <= 740
+
+
+def test_every_token_of_a_cut_has_its_box_and_neighbours_differ():
+    tokens = [" un", "believ", "able", " bo", "at"]
+    figure = figures.token_cuts({"bpe": tokens, "characters": list("boat")})
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    assert drawn[:9] == [*(token.strip() for token in tokens), *"boat"]
+    assert drawn[9:] == ["bpe: 5 tokens", "characters: 4 tokens"]
+    tints = [patch.get_facecolor() for patch in figure.axes[0].patches]
+    assert len(tints) == 9
+    assert all(a != b for a, b in itertools.pairwise(tints[:5]))
 
 
 def test_projection_keeps_distances_within_a_plane():

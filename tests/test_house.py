@@ -141,7 +141,7 @@ def test_every_package_that_is_imported_is_declared():
     normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()  # noqa: E731
     declared = {normal(re.split(r"[<>=!\[; ]", line)[0]) for line in lines}
     owners = importlib.metadata.packages_distributions()
-    own = {"curvekit", "conftest", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"curvekit", "benchmarks", "conftest", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     missing = {
         f"{name} ({path.name})"
         for path in [*LIBRARY, *(ROOT / "tests").glob("*.py")]

@@ -23,6 +23,7 @@ FIGURES = {
     "softemax-family", "softemax-limits", "softemax-overflow", "softemax-gradients", "softemax-row-sums",
     "softemax-attention", "curve-sentence", "curve-contexts", "curve-family", "curve-weights", "leak-map",
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
+    "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
 }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis"):
+    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer"):
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -109,8 +110,10 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     )  # fmt: skip
     out = tmp_path_factory.mktemp("report")
     said = []
-    small = {"leak_steps": 2}
-    return report(config, out, recipes=RECIPES, seeds=[0, 1], parameters=small, progress=said.append), said
+    small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
+    small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
+    made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
+    return made, said
 
 
 @pytest.mark.slow

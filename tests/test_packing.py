@@ -1,8 +1,10 @@
-"""Packing: nothing is lost, memory stays flat, half files are never believed, and equal streams are made once."""
+"""Packing and padding: nothing is lost unsaid, memory stays flat, half files are never believed, equal streams are
+made once."""
 
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from safetensors.numpy import load_file
 from curvekit import packing
 from curvekit.documents import as_dataset
 from curvekit.errors import CurvekitError
-from curvekit.packing import PackedBlocks, pack, tokenizer_fingerprint
+from curvekit.packing import PackedBlocks, pack, pad, tokenizer_fingerprint
 
 
 class ByteTokenizer:
@@ -117,6 +119,50 @@ def test_tokens_take_two_bytes_and_large_vocabularies_four(tiny_texts, tiny_toke
     assert blocks.stream.tolist() == stream(tiny_texts, ByteTokenizer(70_000))
 
 
+# Padded examples
+
+
+@pytest.mark.parametrize("block_size", [2, 20, 40, 512])
+def test_a_padded_example_is_one_document_between_ends_of_text(tiny_texts, tiny_tokenizer, tmp_path, block_size):
+    texts = [*tiny_texts[:5], "", "A river.", tiny_texts[5] * 9]
+    end = tiny_tokenizer.eos_token_id
+    examples = pad(texts, tiny_tokenizer, block_size, tmp_path / "a.tokens")
+    documents = [tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert len(examples) == len(texts)
+    for example, ids in zip(examples, documents, strict=True):
+        expected = [end, *ids, end][:block_size]
+        length = len(expected)
+        assert example["input_ids"].tolist() == expected + [end] * (block_size - length)
+        assert example["attention_mask"].tolist() == [1] * length + [0] * (block_size - length)
+        assert example["labels"].tolist() == expected + [-100] * (block_size - length)
+    assert examples.cut == sum(1 + len(ids) > block_size for ids in documents)
+    assert examples.tokens_cut == sum(max(0, 1 + len(ids) - block_size) for ids in documents)
+    share = examples.tokens_cut / examples.tokens
+    assert str(examples) == (
+        f"{examples.cut} of 8 documents are longer than {block_size} tokens and were cut: "
+        f"{share:.0%} of all tokens are left out"
+    )
+
+
+def test_packed_and_padded_read_the_same_file(tiny_texts, tiny_tokenizer, tmp_path, monkeypatch):
+    blocks = pack(tiny_texts, tiny_tokenizer, 16, tmp_path / "a.tokens")
+    unnamed = pickle.loads(pickle.dumps(pad(tiny_texts, tiny_tokenizer, 512)))
+    monkeypatch.setattr(packing, "_write", lambda *_: pytest.fail("tokenised again"))
+    examples = pad(tiny_texts, tiny_tokenizer, 512, tmp_path / "a.tokens")
+    assert examples.stream.tolist() == blocks.stream.tolist() and examples.cut == 0
+    copied = pickle.loads(pickle.dumps(examples))
+    assert len(pickle.dumps(examples)) < 1000
+    for name in ("input_ids", "attention_mask", "labels"):
+        assert torch.equal(copied[3][name], examples[3][name])
+    assert torch.equal(unnamed[-1]["input_ids"], examples[len(examples) - 1]["input_ids"])
+
+
+def test_a_long_document_that_was_tokenised_in_pieces_is_one_example(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(packing, "_PIECE", 20)
+    examples = pad(["the river was low " * 30, "the boats"], tiny_tokenizer, 64)
+    assert len(examples) == 2 and examples.cut == 1
+
+
 # Memory
 
 
@@ -171,7 +217,10 @@ def test_a_copy_notices_that_its_file_was_written_anew(tiny_texts, tiny_tokenize
 
 def test_the_file_is_safetensors(tiny_texts, tiny_tokenizer, tmp_path):
     blocks = pack(tiny_texts, tiny_tokenizer, 8, tmp_path / "a.tokens")
-    assert load_file(tmp_path / "a.tokens")["tokens"].tolist() == blocks.stream.tolist()
+    saved = load_file(tmp_path / "a.tokens")
+    assert saved["tokens"].tolist() == blocks.stream.tolist()
+    begins = saved["starts"].tolist()
+    assert len(begins) == len(tiny_texts) and {blocks.stream[i] for i in begins} == {tiny_tokenizer.eos_token_id}
 
 
 def test_equal_texts_and_tokeniser_are_tokenised_once(tiny_texts, tiny_tokenizer, tmp_path, monkeypatch):
@@ -184,7 +233,7 @@ def test_equal_texts_and_tokeniser_are_tokenised_once(tiny_texts, tiny_tokenizer
     assert concatenated(longer) == first.stream.tolist()[: len(longer) * 32]
 
 
-@pytest.mark.parametrize("change", ["text", "border", "tokeniser", "cut off"])
+@pytest.mark.parametrize("change", ["text", "border", "tokeniser", "cut off", "no starts"])
 def test_a_file_of_something_else_is_not_used(tiny_texts, tiny_tokenizer, tmp_path, change):
     path, texts, tokenizer = tmp_path / "a.tokens", list(tiny_texts), tiny_tokenizer
     pack(texts, tokenizer, 8, path)
@@ -195,8 +244,13 @@ def test_a_file_of_something_else_is_not_used(tiny_texts, tiny_tokenizer, tmp_pa
     elif change == "tokeniser":
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.add_tokens(["river"])
-    else:
+    elif change == "cut off":
         path.write_bytes(path.read_bytes()[:-10])
+    else:  # as an earlier version wrote it
+        data = path.read_bytes()
+        header = json.loads(data[8:512])
+        size = header.pop("starts")["data_offsets"][0]
+        path.write_bytes(data[:8] + json.dumps(header).encode().ljust(504) + data[512 : 512 + size])
     assert pack(texts, tokenizer, 8, path).stream.tolist() == stream(texts, tokenizer)
 
 

@@ -48,6 +48,7 @@ def config(tiny_base, tiny_corpus) -> RunConfig:
         steps=12,
         learning_rate=1e-2,
         dropout=0.1,
+        precision="float32",
         eval_every=4,
         save_every=3,
         sample_prompts=2,
@@ -120,7 +121,7 @@ def test_the_history_has_each_step_and_each_validation_once(undisturbed):
     assert [row["step"] for row in steps] == list(range(1, 13))
     assert set(steps[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
     validations = [row for row in undisturbed.history if "validation_loss" in row]
-    assert [row["step"] for row in validations] == [4, 8, 12]
+    assert [row["step"] for row in validations] == [0, 4, 8, 12], "what the base knew, then what it learned"
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert [row["seconds"] for row in steps] == sorted(row["seconds"] for row in steps)
     for row in validations:
@@ -172,7 +173,7 @@ def test_losses_are_means_over_tokens(config, tiny_tokenizer, tiny_texts, tmp_pa
     once = dataclasses.replace(
         config, steps=1, batch_size=batch_size, accumulate=accumulate, dropout=0.0, learning_rate=0.0
     )
-    history = train(once, tmp_path / "run", progress="none").history
+    base, step, after = train(once, tmp_path / "run", progress="none").history
     model = build_model("gpt2", config.base, tiny_tokenizer)
 
     def mean(texts: list[str]) -> tuple[float, float]:
@@ -183,10 +184,59 @@ def test_losses_are_means_over_tokens(config, tiny_tokenizer, tiny_texts, tmp_pa
         targets = ids[:, 1:].flatten()
         return F.cross_entropy(logits, targets).item(), (logits.argmax(-1) == targets).float().mean().item()
 
-    assert history[0]["loss"] == pytest.approx(mean(tiny_texts[:44])[0], abs=2e-6)
+    assert step["loss"] == pytest.approx(mean(tiny_texts[:44])[0], abs=2e-6)
     loss, accuracy = mean(tiny_texts[44:52])
-    assert history[1]["validation_loss"] == pytest.approx(loss, abs=2e-6)
-    assert history[1]["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    for row in (base, after):  # the learning rate is 0
+        assert row["validation_loss"] == pytest.approx(loss, abs=2e-6)
+        assert row["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1000, 1), (3, 1000)])
+def test_losses_of_padded_examples_are_means_over_their_own_tokens(
+    config, tiny_tokenizer, tiny_texts, tmp_path, batch_size, accumulate
+):
+    """Documents of very different lengths, in batches of which the last is smaller; padding counts nowhere."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    splits = {"train": tiny_texts[:7], "validation": tiny_texts[7:14], "test": tiny_texts[14:17]}
+    splits = {name: [text[: 1 + 20 * i] for i, text in enumerate(texts)] for name, texts in splits.items()}
+    for name, texts in splits.items():
+        (folder / f"{name}.txt").write_text("\n".join(texts) + "\n")
+    once = dataclasses.replace(
+        config, corpus=str(folder), examples="padded", steps=1, batch_size=batch_size, accumulate=accumulate,
+        dropout=0.0, learning_rate=0.0,
+    )  # fmt: skip
+    history = train(once, tmp_path / "run", progress="none").history
+    model = build_model("gpt2", config.base, tiny_tokenizer)
+    end = tiny_tokenizer.eos_token_id
+
+    def mean(texts: list[str]) -> tuple[float, float, int]:
+        losses, hits = [], []
+        for text in texts:  # one by one, without padding
+            ids = tiny_tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([[end, *ids, end][: config.block_size]])
+            with torch.no_grad():
+                logits = model(ids).logits[0, :-1]
+            losses.append(F.cross_entropy(logits, ids[0, 1:], reduction="none"))
+            hits.append(logits.argmax(-1) == ids[0, 1:])
+        tokens = sum(map(len, losses)) + len(texts)
+        return torch.cat(losses).mean().item(), torch.cat(hits).float().mean().item(), tokens
+
+    loss, _, tokens = mean(splits["train"])
+    (step,) = (row for row in history if "loss" in row)
+    assert step["loss"] == pytest.approx(loss, abs=2e-6)
+    assert step["tokens"] == tokens
+    loss, accuracy, _ = mean(splits["validation"])
+    assert history[-1]["validation_loss"] == pytest.approx(loss, abs=2e-6)
+    assert history[-1]["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_padded_runs_say_what_was_cut_and_go_on_where_they_were_stopped(config, tmp_path, capfd):
+    padded = dataclasses.replace(config, examples="padded", recipe="softemax")
+    whole = train(padded, tmp_path / "whole")
+    assert "44 of 44 documents are longer than 32 tokens and were cut" in capfd.readouterr().out
+    folder = interrupted(padded, tmp_path / "stopped", step=8)
+    assert rows(train(padded, folder, progress="none")) == rows(whole)
 
 
 def test_gradient_checkpointing_changes_memory_and_not_losses(undisturbed, config, tmp_path):
@@ -196,8 +246,8 @@ def test_gradient_checkpointing_changes_memory_and_not_losses(undisturbed, confi
 
 def test_bf16_trains_to_nearly_the_same_losses(undisturbed, config, tmp_path):
     run = train(dataclasses.replace(config, precision="bf16", steps=4), tmp_path / "run", progress="none")
-    assert run.history[0]["loss"] == pytest.approx(undisturbed.history[0]["loss"], abs=0.02)
-    assert run.history[0]["loss"] != undisturbed.history[0]["loss"]
+    ours, exact = (next(row["loss"] for row in each.history if "loss" in row) for each in (run, undisturbed))
+    assert ours == pytest.approx(exact, abs=0.02) and ours != exact
 
 
 def test_only_matrices_decay(tiny_base, tiny_tokenizer):
@@ -607,7 +657,9 @@ def test_a_missing_tracker_says_what_to_install(config, tmp_path, monkeypatch, t
 def test_recipes_of_one_seed_see_the_same_blocks_in_the_same_order(undisturbed, config, tmp_path):
     """A gate that starts at zero makes a curve recipe the plain GPT-2 before the first step."""
     run = train(dataclasses.replace(config, recipe="self-curve", steps=12), tmp_path / "run", progress="none")
-    assert run.history[0]["loss"] == pytest.approx(undisturbed.history[0]["loss"], abs=1e-6)
+    ours, plain = ([row for row in each.history if row["step"] <= 1] for each in (run, undisturbed))
+    assert ours[0]["validation_loss"] == pytest.approx(plain[0]["validation_loss"], abs=1e-6)
+    assert ours[1]["loss"] == pytest.approx(plain[1]["loss"], abs=1e-6)
     tokens = [[row["tokens"] for row in each.history if "loss" in row] for each in (run, undisturbed)]
     assert tokens[0] == tokens[1]
     assert all(a < b for a, b in itertools.pairwise(tokens[0]))

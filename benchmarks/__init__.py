@@ -1,0 +1,12 @@
+"""The benchmark suite: what curvekit costs beside what others use, measured in the same run, as ratios.
+
+Each room but :mod:`benchmarks.harness` (pairs, ratios, memory, rows) and :mod:`benchmarks.table` (rows on paper) is a
+group of rows, a function ``cases(settings)`` that yields one :class:`benchmarks.harness.Case` at a time. The peers are
+written anew here, as their users write them. A benchmark never fails on time; it fails where both sides should have
+computed the same thing and did not.
+
+    curvekit bench              every group
+    curvekit bench attention    one
+"""
+
+GROUPS = ("startup", "attention", "curve", "training", "pipeline", "generation", "perplexity", "packing")

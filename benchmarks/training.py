@@ -1,0 +1,97 @@
+"""Rows of training: a step of each recipe beside transformers' GPT-2 with SDPA, both in the Trainer's hands."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from benchmarks.harness import Case, Goal, Settings, same
+from benchmarks.models import SHAPES, as_softmax, forward_flops, pair
+from curvekit.runs import RunConfig
+from curvekit.training import _precision
+
+# recipe -> what is changed in it, and the goal
+RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "softemax": ("softemax", {}, 0.97),
+    "curve": ("curve", {}, 0.95),
+    "curve-causal": ("curve-causal", {}, 0.6),
+    "curve+softemax": ("curve+softemax", {}, 0.6),
+    "curve+softemax, causal": ("curve+softemax", {"context": "causal"}, 0.6),
+}
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, of the makers' data sheets
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    batches = {"tiny": (2, 32)} if settings.quick else {"mini": (8, 256), "124M": (1, 256)}
+    if settings.cuda and not settings.quick:
+        batches = {"mini": (64, 512), "124M": (32, 512)}  # MiniLM has 512 positions
+    for compiled in (False, True) if settings.cuda else (False,):
+        for shape, (batch, length) in batches.items():
+            for name in RECIPES:
+                yield _case(name, shape, batch, length, compiled, settings)
+
+
+def _case(name: str, shape: str, batch: int, length: int, compiled: bool, settings: Settings) -> Case:
+    recipe, changes, goal = RECIPES[name]
+    ours, peer = pair(recipe, SHAPES[shape], settings, **changes)
+    ids = torch.randint(SHAPES[shape]["vocab_size"], (batch, length), device=settings.device)
+    batch_of = {"input_ids": ids, "labels": ids}
+
+    def check() -> str:
+        with torch.no_grad(), as_softmax(ours):
+            said = same(ours(**batch_of).loss, peer(**batch_of).loss, 1e-4, "losses before the first step")
+        softemax = ours.config.attention == "softemax"
+        return said + (" with a sink of -inf; with its own they differ, as they should" if softemax else "")
+
+    def facts(row: dict[str, Any]) -> dict[str, Any]:
+        flops = 3 * forward_flops(SHAPES[shape], length)  # of GPT-2 alone: forward once, backward twice
+        found: dict[str, Any] = {"flops_a_token": flops}
+        peak = next((value for model, value in PEAK_FLOPS.items() if model in row["device"]), None)
+        if peak:
+            found |= {"mfu": row["ours_rate"] * flops / peak, "peer_mfu": row["peer_rate"] * flops / peak}
+            found["notes"] = [f"model FLOPs utilisation {found['mfu']:.1%}, the peer's {found['peer_mfu']:.1%}"]
+        return found
+
+    return Case(
+        f"{name}, {shape}{', compiled' if compiled else ''}",
+        f"the recipe {name}, batch {batch} of {length}",
+        "GPT2LMHeadModel with SDPA" + (", compiled" if compiled else ""),
+        stepper(ours, batch_of, compiled),
+        stepper(peer, batch_of, compiled),
+        check,
+        Goal("ratio", goal),
+        work=batch * length,
+        unit="tokens",
+        seconds=15.0,
+        facts=facts,
+    )
+
+
+def stepper(model: Any, batch: dict[str, torch.Tensor], compiled: bool = False) -> Callable[[], None]:
+    """One training step of the Trainer on a batch: forward, backward, clipping, AdamW."""
+    arguments = TrainingArguments(
+        output_dir=tempfile.gettempdir(),  # nothing is written there
+        bf16=_precision(RunConfig()) == "bf16",
+        use_cpu=model.device.type == "cpu",
+        torch_compile=compiled,
+        max_steps=1000,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments)
+    trainer.create_optimizer_and_scheduler(1000)
+    wrapped, optimizer = trainer.accelerator.prepare(model, trainer.optimizer)
+    trainer.model_wrapped, trainer.current_gradient_accumulation_steps = wrapped, 1
+
+    def step() -> None:
+        trainer.training_step(wrapped, dict(batch))
+        trainer.accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step

@@ -1,0 +1,276 @@
+"""What ships of a pretraining: plain GPT-2 files anyone can load, and a card of figures measured from those files.
+
+``card.json`` holds the figures, ``README.md`` shows them. Nothing in either is typed by hand, and
+``curvekit card`` measures them again.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from curvekit.checkpoints import writing
+from curvekit.errors import CurvekitError
+from curvekit.files import read_json, write_json, write_text
+from curvekit.generation import generate
+from curvekit.metrics import score_documents
+from curvekit.modeling import MINI
+from curvekit.pretraining import LEAST, UNKNOWN, gather
+from curvekit.results import markdown_table
+from curvekit.runs import Run, load_run
+
+SHOWN = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
+_CONTEXT, _STRIDE = 512, 256
+_PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
+
+
+def ship(run: Run, folder: str | Path) -> Path:
+    """Write the model of a finished pretraining run to ``folder``: GPT-2 in fp16 safetensors, and its tokeniser.
+
+    ``AutoModelForCausalLM.from_pretrained(folder)`` gives float32, which is what the weights are computed in;
+    generation never writes the tokens of WikiText's ``<unk>``.
+
+    Raises:
+        CurvekitError: the run is not finished, or is no plain GPT-2.
+    """
+    folder = Path(folder)
+    if run.metrics["recipe"] != "gpt2":
+        raise CurvekitError(f"{run.folder} is of the recipe {run.metrics['recipe']!r}; a base that ships is plain gpt2")
+    trained, tokenizer = run.model(), run.tokenizer()
+    fields = {name: value for name, value in trained.config.to_dict().items() if name in GPT2Config.__annotations__}
+    model = GPT2LMHeadModel(GPT2Config(**fields))
+    model.load_state_dict(trained.state_dict())
+    model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        model.half().save_pretrained(folder)
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> dict[str, Any]:
+    """Score a saved GPT-2 on the held-out articles and stories of :func:`curvekit.pretraining.gather`.
+
+    Articles are scored in plain typography, ``<unk>`` included, and counted in the words and bytes of the text as
+    WikiText publishes it, which is how lm-evaluation-harness counts.
+    """
+    model, tokenizer = _load(folder)
+    figures: dict[str, Any] = {}
+    for split, rows in gather(data_dir).items():
+        for source in ("wikitext-2", "stories"):
+            if split == "train":
+                continue
+            announce(f"scoring {source}, {split}")
+            chosen = [row for row in rows if row["source"] == source]
+            score = score_documents(
+                model,
+                tokenizer,
+                [row["text"] for row in chosen],
+                context=_CONTEXT,
+                stride=_STRIDE,
+                progress=True,
+                signature={"model": Path(folder).resolve().name, "corpus": source, "split": split},
+            )
+            score.words = np.array([len(row["original"].split()) for row in chosen])
+            score.bytes = np.array([len(row["original"].encode()) for row in chosen])
+            figures[f"{source} {split}"] = {
+                **{name: getattr(score, name) for name in SHOWN},
+                "documents": len(chosen),
+                "tokens": int(score.tokens.sum()),
+                "signature": score.signature_string(),
+            }
+    return figures
+
+
+def samples(folder: str | Path, data_dir: str | Path) -> list[dict[str, str]]:
+    """Continuations of how the first held-out articles and stories begin, drawn once with seed 0: none is chosen."""
+    model, tokenizer = _load(folder)
+    prompts = []
+    for row in gather(data_dir)["test"][:_PROMPTS]:
+        ids = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"][:_PROMPT_TOKENS]
+        prompts.append(str(tokenizer.decode(ids)))
+    texts = generate(
+        model, tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS, temperature=_TEMPERATURE, top_p=_TOP_P, seed=0
+    )
+    return [{"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> None:
+    """Measure what was shipped and write ``card.json`` and ``README.md`` beside it.
+
+    The other finished runs in the run's parent folder are what was tried on the same corpus. Those that were trained
+    on another corpus are measured on the same held-out texts.
+    """
+    folder = Path(folder)
+    siblings = [load_run(path.parent) for path in sorted(run.folder.parent.glob("*/metrics.json"))]
+    config = GPT2Config.from_pretrained(folder)
+    card = {
+        "parameters": run.metrics["parameters"],
+        "vocabulary": config.vocab_size,
+        "shape": {name: getattr(config, name) for name in MINI},
+        "figures": measure(folder, data_dir, announce),
+        "elsewhere": {
+            f"{other.config.corpus} alone": measure(other.folder / "model", data_dir, announce)
+            for other in siblings
+            if other.config.corpus != run.config.corpus
+        },
+        "samples": samples(folder, data_dir),
+        "tried": [_tried(other) for other in siblings if other.config.corpus == run.config.corpus],
+        "training": {name: run.metrics[name] for name in _OF_TRAINING},
+        "settings": {name: value for name, value in run.config.results().items() if name not in ("base", "corpus")},
+        "sources": read_json(run.folder.parent / "corpus" / "sources.json"),
+        "machine": _machine(),
+    }
+    write_json(folder / "card.json", card)
+    write_text(folder / "README.md", markdown(card))
+
+
+_OF_TRAINING = ("steps", "train_tokens", "train_seconds", "tokens_per_second", "precision")
+_TEMPLATE = """# mini
+
+A GPT-2 of {parameters:,} parameters ({n_layer} layers, {n_embd} wide, {n_head} heads, {n_positions} positions) with a
+byte-level BPE of {vocabulary:,} entries, pretrained for curvekit so that fine-tuning means something on a machine
+without a network. English prose only; for research and demonstration.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("curvekit/assets/mini")
+tokenizer = AutoTokenizer.from_pretrained("curvekit/assets/mini")
+```
+
+## Figures
+
+{figures}
+
+Windows of {context} tokens, each adding {stride}. Articles are scored in plain typography, `<unk>` included, and
+counted in the words and bytes of the text as WikiText publishes it (lm-evaluation-harness). Measured from the files in
+this folder by `curvekit card curvekit/assets/mini --data-dir DATA`; the signature of each row stands in `card.json`.
+
+## Training
+
+{training}
+
+## Data
+
+{sources}
+
+The novels and stories are in the public domain; their edition's work is CC0 (Standard Ebooks). WikiText-2 is
+CC BY-SA. WikiText's spaced punctuation, ` @-@ ` and headings were put back into plain typography. Its `<unk>` is a
+vocabulary entry of its own, learned where it stands, so that WikiText's test text can be scored, and suppressed when
+the model writes. {paragraphs_removed} training paragraphs of {least} characters or more that also stand in a held-out
+text, or in `pydocs`, were left out.
+
+## What was tried
+
+{tried}
+
+`loss` is in nats a token of each run's own vocabulary; bits a byte compare across vocabularies. The first documents
+of the validation and test splits, which are of every source, were scored.
+
+## Samples
+
+The beginnings of the first held-out documents, continued once with seed 0, temperature {temperature}, top-p {top_p}.
+None was chosen.
+
+{samples}
+
+## Limits
+
+- It has read {tokens:,} tokens, some ten thousand times fewer than models in use: names, facts and plots wander.
+- Its prose is of the 19th and early 20th century, its facts are Wikipedia's of 2016, and so are its prejudices.
+- It knows no code, no mathematics and no language but English.
+- Perplexities of WikiText with `<unk>` compare with nothing measured on the raw text.
+"""
+
+
+def markdown(card: dict[str, Any]) -> str:
+    """The card as a page."""
+    settings, training = card["settings"], card["training"]
+    measured = {"": card["figures"]} | {f", by the same shape trained on {k}": v for k, v in card["elsewhere"].items()}
+    figures = [
+        {"text": name + by}
+        | {shown.replace("_", " "): f"{figure[shown]:.4f}" for shown in SHOWN}
+        | {"tokens": f"{figure['tokens']:,}"}
+        for by, of_model in measured.items()
+        for name, figure in of_model.items()
+    ]
+    sources = [
+        {"split": split, "source": source} | {name: f"{count:,}" for name, count in counts.items()}
+        for split, of_split in card["sources"].items()
+        if isinstance(of_split, dict)
+        for source, counts in of_split.items()
+    ]
+    told = {
+        "machine": card["machine"],
+        "tokens seen": f"{training['train_tokens']:,}",
+        "time in training steps": f"{training['train_seconds'] / 60:.0f} minutes",
+        "steps": f"{training['steps']:,} of {settings['batch_size']} x {settings['block_size']} tokens",
+        "learning rate": f"{settings['learning_rate']:g}, {settings['warmup']:.0%} warm-up, cosine to 0",
+        "weight decay, clipping, dropout": f"{settings['weight_decay']}, {settings['clip']}, {settings['dropout']}",
+        "matrices in": training["precision"],
+        "seed": str(settings["seed"]),
+    }
+    written = "\n\n".join(f"> **{_quoted(each['prompt'])}**{_quoted(each['continuation'])}" for each in card["samples"])
+    return _TEMPLATE.format(
+        parameters=card["parameters"],
+        vocabulary=card["vocabulary"],
+        **card["shape"],
+        figures=markdown_table(figures),
+        context=_CONTEXT,
+        stride=_STRIDE,
+        training=markdown_table([{"": name, "value": value} for name, value in told.items()]),
+        sources=markdown_table(sources),
+        paragraphs_removed=card["sources"]["paragraphs_removed"],
+        least=LEAST,
+        tried=markdown_table(card["tried"]),
+        temperature=_TEMPERATURE,
+        top_p=_TOP_P,
+        samples=written,
+        tokens=training["train_tokens"],
+    )
+
+
+def _quoted(text: str) -> str:
+    """Text as Markdown shows it, in a quotation: nothing in it is markup."""
+    return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text).replace("\n", "\n>\n> ")
+
+
+def _tried(run: Run) -> dict[str, Any]:
+    """What a run tried, as a line of a table."""
+    config, metrics = run.config, run.metrics
+    shape = MINI | config.model
+    return {
+        "run": run.folder.name,
+        "layers x width": f"{shape['n_layer']} x {shape['n_embd']}",
+        "vocabulary": f"{run.tokenizer().vocab_size:,}",
+        "parameters": f"{metrics['parameters']:,}",
+        "learning rate": f"{config.learning_rate:g}",
+        "dropout": f"{config.dropout:g}",
+        "tokens seen": f"{metrics['train_tokens']:,}",
+        "validation loss": f"{metrics['validation']['loss']:.4f}",
+        "validation bits/byte": f"{metrics['validation']['bits_per_byte']:.4f}",
+        "test bits/byte": f"{metrics['bits_per_byte']:.4f}",
+    }
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+
+
+def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    return model.eval().to(device), tokenizer

@@ -1,0 +1,149 @@
+"""The base that ships: a small GPT-2 pretrained on novels, stories and articles.
+
+Pretraining is a run like any other (:mod:`curvekit.training`), from random weights on a corpus that is made here.
+Several sizes and settings may be tried in one folder, each under a name::
+
+    OUT/corpus/          train, validation and test .jsonl, and sources.json, which tells what is in them
+    OUT/start-8192/      the byte-level BPE learned from the training texts, and a GPT-2 configuration
+    OUT/NAME/            a run
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import GPT2Config
+
+from curvekit.corpora import load_corpus
+from curvekit.documents import read_lines
+from curvekit.errors import CurvekitError
+from curvekit.files import write_json, write_jsonl
+from curvekit.modeling import MINI
+from curvekit.runs import PRETRAINING, Run, RunConfig
+from curvekit.tokenization import MINI_VOCABULARY, train_bpe
+from curvekit.training import train
+from curvekit.typography import plain
+
+UNKNOWN = (" <unk>", "<unk>")  # of WikiText-2: entries of their own, learned where they stand, never generated
+
+LEAST = 80  # characters of a paragraph that can betray a held-out text; shorter ones are "Yes, sir." and chapter heads
+
+
+def pretrain(
+    data_dir: str | Path,
+    out: str | Path = "runs/pretrain",
+    name: str = "mini",
+    vocabulary: int = MINI_VOCABULARY,
+    announce: Callable[[str], object] = print,
+    **settings: Any,
+) -> Run:
+    """Make the corpus and the vocabulary, or take those that are there; train, or go on with, the run ``OUT/name``.
+
+    Args:
+        data_dir: a folder with ``books/*.txt``, ``stories/stories.txt`` and ``wikitext-2/``.
+        out: the folder of everything; see the head of this module.
+        name: of this run, beside others with other settings.
+        vocabulary: entries of the byte-level BPE.
+        announce: is told what is being done.
+        settings: fields of :class:`RunConfig` over :data:`curvekit.runs.PRETRAINING`; ``model`` may hold
+            ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``.
+
+    Raises:
+        CurvekitError: data that are not there, or as :func:`curvekit.training.train`.
+    """
+    out = Path(out)
+    corpus, start = out / "corpus", out / f"start-{vocabulary}"
+    if not (corpus / "sources.json").exists():
+        announce("reading the corpus")
+        prepare(data_dir, corpus)
+    if not (start / "config.json").exists():
+        announce(f"learning a vocabulary of {vocabulary:,} entries")
+        tokenizer = train_bpe(load_corpus(corpus)["train"]["text"], vocabulary, kept=UNKNOWN)
+        tokenizer.save_pretrained(start)
+        end = tokenizer.eos_token_id
+        GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI).save_pretrained(
+            start
+        )  # last: it marks the folder whole
+    config = RunConfig(**PRETRAINING | {"base": str(start), "corpus": str(corpus)} | settings)
+    return train(config, out / name)
+
+
+def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
+    """Write the documents of :func:`gather` as ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``.
+
+    A training paragraph that also stands, verbatim, in a held-out text or in ``pydocs`` is left out.
+    ``sources.json``, written last, counts all this and is returned.
+    """
+    folder, rows = Path(folder), gather(data_dir)
+    documentation = load_corpus("pydocs")
+    known = {
+        line
+        for text in itertools.chain(
+            *(documentation[split]["text"] for split in documentation),
+            (row["text"] for split in ("validation", "test") for row in rows[split]),
+        )
+        for line in text.split("\n")
+        if len(line) >= LEAST
+    }
+    removed = 0
+    for row in rows["train"]:
+        lines = row["text"].split("\n")
+        kept = [line for line in lines if line not in known]
+        removed += len(lines) - len(kept)
+        row["text"] = "\n".join(kept)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, of_split in rows.items():
+        write_jsonl(folder / f"{split}.jsonl", ({"text": row["text"], "source": row["source"]} for row in of_split))
+    sources: dict[str, Any] = {split: _counts(of_split) for split, of_split in rows.items()}
+    sources["paragraphs_removed"] = removed
+    write_json(folder / "sources.json", sources)
+    return sources
+
+
+def gather(data_dir: str | Path) -> dict[str, list[dict[str, str]]]:
+    """The documents of every split: rows ``text``, ``source``, and ``original``, the text as it was published.
+
+    Articles train, validate and test as WikiText-2 publishes them, in plain typography; stories as the corpus
+    ``stories`` divides them; novels only train. The first documents of a held-out split are of every source.
+    """
+    data_dir = Path(data_dir).expanduser()
+    articles, tales = load_corpus("wikitext-2", data_dir), load_corpus("stories", data_dir)
+    novels = {path.stem: [line.strip() for line in read_lines(path)] for path in sorted((data_dir / "books").glob("*"))}
+    if not novels:
+        raise CurvekitError(f"{data_dir} lacks novels; expected books/*.txt there, one paragraph a line")
+    told = {
+        split: [{"text": text, "source": "stories", "original": text} for text in tales[split]["text"]]
+        for split in tales
+    }
+    read = {
+        split: [{"text": plain(text), "source": "wikitext-2", "original": text} for text in articles[split]["text"]]
+        for split in articles
+    }
+    whole = [{"text": "\n".join(filter(None, lines)), "source": name} for name, lines in novels.items()]
+    return {
+        "train": [*whole, *told["train"], *read["train"]],
+        "validation": _interleaved(read["validation"], told["validation"]),
+        "test": _interleaved(read["test"], told["test"]),
+    }
+
+
+def _interleaved(*parts: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """By turns, so that the first documents of a split are of every source."""
+    turns = itertools.zip_longest(*parts)
+    return [row for turn in turns for row in turn if row is not None]
+
+
+def _counts(rows: Iterable[dict[str, str]]) -> dict[str, dict[str, int]]:
+    """Documents, words and bytes of each kind of source."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows:
+        kind = row["source"] if row["source"] in ("stories", "wikitext-2") else "novels"
+        of_kind = counts.setdefault(kind, {"documents": 0, "words": 0, "bytes": 0})
+        of_kind["documents"] += 1
+        of_kind["words"] += len(row["text"].split())
+        of_kind["bytes"] += len(row["text"].encode())
+    return counts

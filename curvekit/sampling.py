@@ -1,0 +1,83 @@
+"""What may be set of generation: one dataclass, of which arguments, flags and the interactive mode's names are made."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from curvekit.errors import CurvekitError, pick
+
+
+def _setting(default: Any, help: str, flag: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "flag": flag})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is continued. Each new token is drawn from ``softmax(logits / temperature)`` after the filters.
+
+    The ``metadata`` of ``fields(Sampling)`` tell of each its ``help`` and, where it has another name there, its
+    ``flag`` on the command line. The names are those of transformers' ``generate``, which does the work.
+
+    Raises:
+        CurvekitError: a value is out of range, or two of them exclude each other.
+    """
+
+    max_new_tokens: int = _setting(64, "new tokens at most", flag="tokens")
+    temperature: float = _setting(1.0, "divides the logits; 0 takes the likeliest token every time")
+    top_k: int = _setting(0, "draw from so many likeliest tokens; 0: from all")
+    top_p: float = _setting(1.0, "draw from the likeliest tokens up to this share of the probability")
+    min_p: float = _setting(0.0, "draw from tokens at least this times as likely as the likeliest")
+    repetition_penalty: float = _setting(1.0, "makes what was there already less likely, above 1")
+    no_repeat_ngram_size: int = _setting(0, "no sequence of so many tokens comes twice; 0: any may", flag="no-repeat")
+    num_beams: int = _setting(1, "beams of a beam search; 1: none", flag="beams")
+    num_return_sequences: int = _setting(1, "continuations of each prompt", flag="count")
+    seed: int = _setting(0, "the same seed writes the same text")
+    stop: tuple[str, ...] = _setting((), "a text before which the continuation ends; may be given several times")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or "" in self.stop or not all(isinstance(text, str) for text in self.stop):
+            raise CurvekitError(f"stop is {self.stop!r}; give a list of strings that are not empty")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        for each in fields(self):
+            value, whole = getattr(self, each.name), each.type == "int"
+            if each.name != "stop" and (
+                isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
+            ):
+                raise CurvekitError(f"{each.name} is {value!r}; give a {'whole ' * whole}number")
+        allowed = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "more than 0"),
+            "no_repeat_ngram_size": (self.no_repeat_ngram_size >= 0, "0 (off) or more"),
+            "num_beams": (self.num_beams >= 1, "1 or more"),
+            "num_return_sequences": (self.num_return_sequences >= 1, "1 or more"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, below 2^63"),
+        }
+        for name, (right, expected) in allowed.items():
+            if not right:
+                raise CurvekitError(f"{name} is {getattr(self, name)}; give {expected}")
+        if self.num_return_sequences > self.num_beams and (self.temperature == 0 or self.num_beams > 1):
+            raise CurvekitError(
+                f"num_return_sequences is {self.num_return_sequences}, but without sampling there are only "
+                f"{self.num_beams} different continuations; raise temperature or num_beams"
+                if self.num_beams == 1
+                else f"num_return_sequences is {self.num_return_sequences}, but a search with {self.num_beams} beams "
+                f"finds {self.num_beams} continuations; raise num_beams"
+            )
+
+    def changed(self, name: str, value: Any) -> Sampling:
+        """The same with one setting changed; an unknown name raises ``CurvekitError`` with the nearest ones."""
+        return replace(self, **{pick(name, [each.name for each in fields(self)], "setting"): value})
+
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of the ``row``-th continuation of a call: alone, with this seed, it is written again.
+
+    The first one's is ``seed`` itself; the others lie far apart, so that the calls with seed 0 and seed 1 share none.
+    """
+    return seed if row == 0 else random.Random(f"{seed}/{row}").getrandbits(48)
