@@ -166,8 +166,8 @@ this folder by `curvekit card curvekit/assets/mini --data-dir DATA`; the signatu
 The novels and stories are in the public domain; their edition's work is CC0 (Standard Ebooks). WikiText-2 is
 CC BY-SA. WikiText's spaced punctuation, ` @-@ ` and headings were put back into plain typography. Its `<unk>` is a
 vocabulary entry of its own, learned where it stands, so that WikiText's test text can be scored, and suppressed when
-the model writes. {paragraphs_removed} training paragraphs of {least} characters or more that also stand in a held-out
-text, or in `pydocs`, were left out.
+the model writes. Training paragraphs of {least} characters or more that also stand in a held-out text, or in `pydocs`,
+were left out; there were {paragraphs_removed}.
 
 ## What was tried
 
@@ -179,13 +179,14 @@ of the validation and test splits, which are of every source, were scored.
 ## Samples
 
 The beginnings of the first held-out documents, continued once with seed 0, temperature {temperature}, top-p {top_p}.
-None was chosen.
+None was chosen. An arrow marks where the model goes on.
 
 {samples}
 
 ## Limits
 
-- It has read {tokens:,} tokens, some ten thousand times fewer than models in use: names, facts and plots wander.
+- It has read {tokens:,} tokens, a tiny part of what models in use have read: sentences are mostly English, paragraphs
+  wander, names and facts are made up.
 - Its prose is of the 19th and early 20th century, its facts are Wikipedia's of 2016, and so are its prejudices.
 - It knows no code, no mathematics and no language but English.
 - Perplexities of WikiText with `<unk>` compare with nothing measured on the raw text.
@@ -219,7 +220,9 @@ def markdown(card: dict[str, Any]) -> str:
         "matrices in": training["precision"],
         "seed": str(settings["seed"]),
     }
-    written = "\n\n".join(f"> **{_quoted(each['prompt'])}**{_quoted(each['continuation'])}" for each in card["samples"])
+    written = "\n\n---\n\n".join(
+        f"> {_quoted(each['prompt'])} **⟶**{_quoted(each['continuation'])}" for each in card["samples"]
+    )
     return _TEMPLATE.format(
         parameters=card["parameters"],
         vocabulary=card["vocabulary"],
@@ -251,7 +254,7 @@ def _tried(run: Run) -> dict[str, Any]:
     return {
         "run": run.folder.name,
         "layers x width": f"{shape['n_layer']} x {shape['n_embd']}",
-        "vocabulary": f"{run.tokenizer().vocab_size:,}",
+        "vocabulary": f"{len(run.tokenizer()):,}",
         "parameters": f"{metrics['parameters']:,}",
         "learning rate": f"{config.learning_rate:g}",
         "dropout": f"{config.dropout:g}",
@@ -265,8 +268,7 @@ def _tried(run: Run) -> dict[str, Any]:
 def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
-    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    return torch.cpu.get_capabilities().get("cpu_name", platform.machine())
 
 
 def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:

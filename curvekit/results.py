@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 INTERVAL = "Δ nats/token [95% interval]"
-TEXT_COLUMNS = ("recipe", "leaks", "verdict", "contrast")
+TEXT_COLUMNS = ("recipe", "leaks", "verdict", "contrast", "text", "split", "source", "run", "", "value")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
