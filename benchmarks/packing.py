@@ -48,7 +48,7 @@ def documents(settings: Settings, megabytes: float) -> list[str]:
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    words = tokenizer(settings.data_dir)
+    words = tokenizer()
     size = 0.2 if settings.quick else 10.0
     texts = documents(settings, size)
     blocks = pack(texts, words, BLOCK, progress=False)
@@ -102,7 +102,7 @@ if __name__ == "__main__":
     import torch
 
     here = Settings(data_dir=sys.argv[3] or None, device=torch.device("cpu"))
-    words, texts = tokenizer(here.data_dir), documents(here, float(sys.argv[2]))
+    words, texts = tokenizer(), documents(here, float(sys.argv[2]))
     pack(texts[:10], words, 2, progress=False)  # what is loaded on first use is not the corpus's
     call = (
         (lambda: pack(texts, words, BLOCK, progress=False)) if sys.argv[1] == "ours" else (lambda: usual(texts, words))

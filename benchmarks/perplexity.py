@@ -51,7 +51,7 @@ def exact(model: Any, tokenizer: Any, text: str, context: int, stride: int) -> f
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    words = tokenizer(settings.data_dir)
+    words = tokenizer()
     name = "tiny" if settings.quick else "124M" if settings.cuda else "mini"
     shape = SHAPES[name] | {"vocab_size": len(words)}
     context = shape["n_positions"]

@@ -51,7 +51,7 @@ class PublishedDataset(Dataset):
 
 def cases(settings: Settings) -> Iterator[Case]:
     name = "tiny" if settings.quick else "mini"
-    words = tokenizer(settings.data_dir)
+    words = tokenizer()
     shape = SHAPES[name] | {"vocab_size": len(words), "n_positions": max(LENGTH, SHAPES[name]["n_positions"])}
     text = beginning(settings, "train", 20_000 if settings.quick else 400_000 if settings.cuda else 60_000)
     texts = [line for line in text.splitlines() if line.strip()]

@@ -18,7 +18,7 @@ def corpus(data_dir: str | None) -> tuple[str, Any]:
 
 
 @cache
-def tokenizer(data_dir: str | None) -> Any:
+def tokenizer() -> Any:
     """That of the base ``mini``: the same for both sides of every row."""
     return base_tokenizer("mini")
 

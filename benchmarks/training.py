@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from benchmarks.harness import Case, Goal, Settings, same
 from benchmarks.models import SHAPES, as_softmax, forward_flops, pair
 from curvekit.runs import RunConfig
-from curvekit.training import _precision
+from curvekit.training import precision
 
 # recipe -> what is changed in it, and the goal
 RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -75,7 +75,7 @@ def stepper(model: Any, batch: dict[str, torch.Tensor], compiled: bool = False) 
     """One training step of the Trainer on a batch: forward, backward, clipping, AdamW."""
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # nothing is written there
-        bf16=_precision(RunConfig()) == "bf16",
+        bf16=precision(RunConfig()) == "bf16",
         use_cpu=model.device.type == "cpu",
         torch_compile=compiled,
         max_steps=1000,

@@ -21,7 +21,7 @@ from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation import generate
 from curvekit.metrics import score_documents
-from curvekit.modeling import MINI
+from curvekit.modeling import MINI, gpt2_fields
 from curvekit.pretraining import LEAST, UNKNOWN, gather
 from curvekit.results import markdown_table
 from curvekit.runs import Run, load_run
@@ -44,8 +44,7 @@ def ship(run: Run, folder: str | Path) -> Path:
     if run.metrics["recipe"] != "gpt2":
         raise CurvekitError(f"{run.folder} is of the recipe {run.metrics['recipe']!r}; a base that ships is plain gpt2")
     trained, tokenizer = run.model(), run.tokenizer()
-    fields = {name: value for name, value in trained.config.to_dict().items() if name in GPT2Config.__annotations__}
-    model = GPT2LMHeadModel(GPT2Config(**fields))
+    model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config)))
     model.load_state_dict(trained.state_dict())
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +63,11 @@ def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], 
     """
     model, tokenizer = _load(folder)
     figures: dict[str, Any] = {}
-    for split, rows in gather(data_dir).items():
+    rows_of = gather(data_dir)
+    for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):
-            if split == "train":
-                continue
             announce(f"scoring {source}, {split}")
-            chosen = [row for row in rows if row["source"] == source]
+            chosen = [row for row in rows_of[split] if row["source"] == source]
             score = score_documents(
                 model,
                 tokenizer,

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from curvekit.errors import CurvekitError
+from curvekit.modes import evaluating
 
 
 class LeakWarning(UserWarning):
@@ -48,17 +49,13 @@ def leak_by_position(
     generator = torch.Generator().manual_seed(seed)
     vocabulary: int = model.config.vocab_size
     shift = torch.randint(1, vocabulary, input_ids.shape, generator=generator).to(input_ids.device)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         before = model(input_ids, use_cache=False).logits
         rows = []
         for p in probes:
             altered = input_ids.clone()
             altered[:, p + 1 :] = (altered + shift)[:, p + 1 :] % vocabulary
             rows.append((model(altered, use_cache=False).logits - before).abs().amax((0, 2)))
-    finally:
-        model.train(training)
     changes = torch.stack(rows).float().cpu()
     if changes.isnan().any():
         raise CurvekitError(

@@ -116,11 +116,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
     from curvekit.cards import ship, write_card
     from curvekit.pretraining import pretrain
 
-    given = vars(arguments)
-    values = read_json(arguments.config) if arguments.config else {}
-    own = {"data_dir", "vocabulary"}  # of the command
-    values |= {each.name: given[each.name] for each in fields(RunConfig) if each.name in given.keys() - own}
-    run = pretrain(arguments.data_dir, arguments.out, arguments.name, arguments.vocabulary, announce=_say, **values)
+    settings = _given(arguments) | {"data_dir": arguments.data_dir}
+    run = pretrain(out=arguments.out, name=arguments.name, announce=_say, **settings)
     _print_metrics(run.metrics)
     print(f"{'run':<18}{run.folder}")
     if arguments.ship:
@@ -217,13 +214,18 @@ def bench(arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:
-    """The defaults, over them the file of ``--config``, over it the flags."""
+    """The defaults, over them what was given."""
+    return RunConfig.from_dict(_given(arguments)).validate()
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the file of ``--config``, over them the flags."""
     given = vars(arguments)
     values = read_json(arguments.config) if arguments.config else {}
     if not isinstance(values, dict):
         raise CurvekitError(f"{arguments.config} holds no settings; expected a JSON object of names and values")
     values |= {each.name: given[each.name] for each in fields(RunConfig) if each.name in given}
-    return RunConfig.from_dict(values).validate()
+    return values
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -364,13 +366,10 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--name", default="mini", help="of this run, beside others with other settings (default: %(default)s)"
     )
-    each.add_argument(
-        "--vocabulary", type=_positive, default=8192, metavar="N", help="entries of the BPE (default: %(default)s)"
-    )
     each.add_argument("--ship", type=Path, metavar="FOLDER", help="write the trained model and its card there")
     _add_settings(
         each,
-        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer", "vocabulary"),
+        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer"),
         defaults=PRETRAINING,
     )
 

@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from curvekit.errors import CurvekitError
+from curvekit.modes import evaluating
 from curvekit.sampling import Sampling, row_seed
 from curvekit.tokenization import encodable
 
@@ -387,15 +387,20 @@ def _run(
         **drawing,
     )
     criteria = [watch, _StopStrings(tokenizer, sampling.stop, inputs["input_ids"].shape[1])]
-    with _evaluating(model), _Dice(seeds, model.device):
+    with evaluating(model), _Dice(seeds, model.device):
         return model.generate(  # type: ignore[operator]
             **inputs, generation_config=config, stopping_criteria=criteria, **settings
         )
 
 
+def positions_of(model: PreTrainedModel) -> int:
+    """How many tokens the model, and its encoder if it has one, can read at once."""
+    return int(getattr(model.config, "max_context", model.config.max_position_embeddings))
+
+
 def _room(model: PreTrainedModel, sampling: Sampling) -> int:
     """How many tokens of a prompt fit before the new ones."""
-    positions = getattr(model.config, "max_context", model.config.max_position_embeddings)
+    positions = positions_of(model)
     if sampling.max_new_tokens >= positions:
         raise CurvekitError(
             f"max_new_tokens is {sampling.max_new_tokens}, but the model has {positions} positions; "
@@ -435,18 +440,6 @@ def _read(
     if end in new:
         return text, length + 1, "eos"
     return text, length, "stopped" if stopped and length < sampling.max_new_tokens else "length"
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, steps: Iterator[_Step], new: list[int]) -> Iterator[Piece]:

@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from curvekit.attention import implementation
 from curvekit.errors import CurvekitError
+from curvekit.modes import evaluating
 from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, softemax
 
 OWN = "the model's own"
@@ -77,14 +78,12 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     before = model.config._attn_implementation
     own = before if before in _MEMBER_OF else "sdpa"
     exchangeable = bool(getattr(model, "_supports_attention_backend", False))
-    training = model.training
     try:
-        model.eval()
         model.config._attn_implementation = _inspected(own) if exchangeable else "eager"
-        given = model(batch, output_attentions=True, use_cache=False).attentions
+        with evaluating(model):
+            given = model(batch, output_attentions=True, use_cache=False).attentions
     finally:
         model.config._attn_implementation = before
-        model.train(training)
     if not given or any(each is None for each in given):
         raise CurvekitError(f"{type(model).__name__} exposes no attentions; choose a model that does")
     read = torch.stack([each[0] for each in given]).float().cpu()  # (layers, heads, T, T)

@@ -12,7 +12,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from tqdm import tqdm
 import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.modes import evaluating
 from curvekit.tokenization import encodable
 
 DENOMINATORS = "whitespace words and UTF-8 bytes of the original text"
@@ -153,18 +153,6 @@ def _floats(values: Iterable[float | None]) -> list[float]:
     return [math.nan if x is None else x for x in values]
 
 
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode after: a frozen encoder may be in eval all along."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _window_sizes(model: Any, context: int | None, stride: int | None) -> tuple[int, int]:
     limits = (getattr(model.config, name, None) for name in ("max_position_embeddings", "max_context"))
     limit = min((limit for limit in limits if limit is not None), default=None)
@@ -264,7 +252,7 @@ def score_documents(
     plan = [(d, window) for d, count in enumerate(tokens) for window in windows(int(count), context, stride)]
     plan.sort(key=lambda item: (item[1].begin - item[1].end, item[1].scored - item[1].begin))  # longest first
     batches = [plan[i : i + batch_size] for i in range(0, len(plan), batch_size)]
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for batch in tqdm(batches, desc="scoring", disable=None if progress else True, leave=False):
             results = _score_batch(model, [(streams[d], window) for d, window in batch])
             for (d, window), (losses, hits) in zip(batch, results, strict=True):

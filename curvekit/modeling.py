@@ -415,9 +415,7 @@ def _fresh_gpt2(base: str, tokenizer: PreTrainedTokenizerBase | None, shape: dic
         raise CurvekitError("from scratch the vocabulary is the tokeniser's; give tokenizer=...")
     end = tokenizer.eos_token_id
     own = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
-    plain = _config(base).to_dict()
-    fields = {name: value for name, value in plain.items() if name in GPT2Config.__annotations__}
-    config = GPT2Config(**fields | own | {name: shape[name] for name in MINI if name in shape})
+    config = GPT2Config(**gpt2_fields(_config(base)) | own | {name: shape[name] for name in MINI if name in shape})
     if config.n_embd % config.n_head:
         raise CurvekitError(f"n_embd is {config.n_embd}, which {config.n_head} heads cannot share; give a multiple")
     return GPT2LMHeadModel(config)
@@ -451,6 +449,11 @@ def _config(base: str) -> Any:
     if config.model_type not in ("gpt2", "curve_gpt2"):
         raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
     return config
+
+
+def gpt2_fields(config: Any) -> dict[str, Any]:
+    """The part of a configuration that is GPT-2's own: all that a plain GPT-2 of this shape needs."""
+    return {name: value for name, value in config.to_dict().items() if name in GPT2Config.__annotations__}
 
 
 def _plain(config: Any) -> dict[str, Any]:

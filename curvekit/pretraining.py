@@ -67,7 +67,7 @@ def pretrain(
         GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI).save_pretrained(
             start
         )  # last: it marks the folder whole
-    config = RunConfig(**PRETRAINING | {"base": str(start), "corpus": str(corpus)} | settings)
+    config = RunConfig.from_dict(PRETRAINING | {"base": str(start), "corpus": str(corpus)} | settings)
     return train(config, out / name)
 
 

@@ -211,7 +211,7 @@ def evaluate(
             "parameters": model.num_parameters(),
             "trainable_parameters": model.num_parameters(only_trainable=True),
             "base_is_random": model.config.base_is_random,
-            "precision": _precision(config),
+            "precision": precision(config),
             "validation": figures["validation"],
         }
     )
@@ -275,10 +275,10 @@ class _History(TrainerCallback):
 
 def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: bool) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    precision = _precision(config)
+    numbers = precision(config)
     rate = config.learning_rate
     arguments = TrainingArguments(
-        use_cpu=precision == "bf16" and not cuda,
+        use_cpu=numbers == "bf16" and not cuda,
         output_dir=str(folder.resolve() / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
@@ -289,8 +289,8 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
         warmup_steps=math.ceil(config.warmup * config.steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
+        bf16=numbers == "bf16",
+        fp16=numbers == "fp16",
         activation_checkpointing=config.gradient_checkpointing,
         torch_compile=config.compile,
         logging_steps=1,
@@ -316,7 +316,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
     return arguments
 
 
-def _precision(config: RunConfig) -> str:
+def precision(config: RunConfig) -> str:
     """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
     cuda = torch.cuda.is_available()
     if config.precision == "fp16" and not cuda:

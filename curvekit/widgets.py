@@ -53,7 +53,7 @@ from curvekit.drawing import Picture, colour, render
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_bert
 from curvekit.errors import CurvekitError
 from curvekit.files import write_jsonl
-from curvekit.generation import Completion, Piece, Stream, stream
+from curvekit.generation import Completion, Piece, Stream, positions_of, stream
 from curvekit.inspection import Attention, attention_of, sink_shares
 from curvekit.markup import table, texts
 from curvekit.modeling import RECIPES
@@ -330,7 +330,7 @@ class _Writer(Panel):
         if not voices:
             raise CurvekitError("there is no model to write; give at least one, as {name: (model, tokenizer)}")
         self.voices, self.sampling = voices, Sampling(**settings)
-        most = min(_positions(model) for model, _ in voices.values()) - 1
+        most = min(positions_of(model) for model, _ in voices.values()) - 1
         self.prompt = Textarea(prompt, placeholder="a prompt; an empty one begins a document", rows=3)
         self.prompt.layout = Layout(height="auto", **_WIDE)
         self.knobs: dict[str, Any] = {}
@@ -376,10 +376,6 @@ class _Writer(Panel):
         if not prompt.strip():
             notes.append("The prompt was empty, so the model began a document.")
         self.say(" ".join(notes), "warning" if cut or stop.is_set() else "note")
-
-
-def _positions(model: PreTrainedModel) -> int:
-    return int(getattr(model.config, "max_context", model.config.max_position_embeddings))
 
 
 def _begin(voice: tuple[Any, Any], prompt: str, stop: Stop, sampling: Sampling) -> Callable[[], Stream]:

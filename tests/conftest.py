@@ -134,3 +134,23 @@ def make(tiny_base, tiny_encoder, tiny_tokenizer):
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def interrupted():
+    """Train, stop from outside when ``step`` has been computed, as a kill does, and return the folder."""
+    from curvekit.training import train
+
+    class Stopped(Exception):
+        pass
+
+    def interrupted(config, folder: Path, step: int) -> Path:
+        def on_row(row: dict) -> None:
+            if row["step"] == step and "loss" in row:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            train(config, folder, progress="none", on_row=on_row)
+        return folder
+
+    return interrupted

@@ -274,21 +274,12 @@ def test_every_pass_over_the_text_is_cut_differently(config, tiny_texts, tiny_co
     assert sum(a != b for a, b in zip(*passes[:2], strict=True)) > 0.9 * len(texts)
 
 
-def test_a_run_with_dropout_repeats_itself_and_goes_on_after_a_kill(config, tmp_path, monkeypatch):
+def test_a_run_with_dropout_repeats_itself_and_goes_on_after_a_kill(config, tmp_path, interrupted):
     whole, again = (train(config, tmp_path / name, progress="none") for name in ("whole", "again"))
     losses = [[row.get("loss", row.get("validation_loss")) for row in run.history] for run in (whole, again)]
     assert losses[0] == losses[1]
 
-    class Stopped(Exception):
-        """Ends a run from outside, as a kill does."""
-
-    def stop(row):
-        if row["step"] == 15:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "killed", progress="none", on_row=stop)
-    resumed = train(config, tmp_path / "killed", progress="none")
+    resumed = train(config, interrupted(config, tmp_path / "killed", step=15), progress="none")
     assert [row.get("loss", row.get("validation_loss")) for row in resumed.history] == losses[0]
     assert resumed.scores("test").nll.tolist() == whole.scores("test").nll.tolist()
 

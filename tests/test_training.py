@@ -81,20 +81,6 @@ def stop(*args, **kwargs) -> None:
     raise Stopped
 
 
-def stop_after(step: int):
-    def on_row(row: dict) -> None:
-        if row["step"] == step and "loss" in row:
-            raise Stopped
-
-    return on_row
-
-
-def interrupted(config: RunConfig, folder: Path, step: int) -> Path:
-    with pytest.raises(Stopped):
-        train(config, folder, progress="none", on_row=stop_after(step))
-    return folder
-
-
 # What a run leaves
 
 
@@ -152,7 +138,7 @@ def test_the_model_reloads_and_scores_what_the_metrics_say(undisturbed, tiny_cor
     assert score.perplexity == pytest.approx(undisturbed.metrics["perplexity"], rel=1e-5)
 
 
-def test_no_pickle_is_written_or_read(config, tmp_path, monkeypatch):
+def test_no_pickle_is_written_or_read(config, tmp_path, monkeypatch, interrupted):
     def forbidden(*args, **kwargs):
         raise AssertionError("a pickle was touched")
 
@@ -231,7 +217,7 @@ def test_losses_of_padded_examples_are_means_over_their_own_tokens(
     assert history[-1]["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_padded_runs_say_what_was_cut_and_go_on_where_they_were_stopped(config, tmp_path, capfd):
+def test_padded_runs_say_what_was_cut_and_go_on_where_they_were_stopped(config, tmp_path, capfd, interrupted):
     padded = dataclasses.replace(config, examples="padded", recipe="softemax")
     whole = train(padded, tmp_path / "whole")
     assert "44 of 44 documents are longer than 32 tokens and were cut" in capfd.readouterr().out
@@ -340,7 +326,7 @@ def test_killed_at_any_step_and_started_again_it_ends_with_the_same_losses(undis
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "trainer_state.json"]
 )
-def test_a_checkpoint_that_was_cut_off_is_passed_over_with_a_warning(undisturbed, config, tmp_path, name):
+def test_a_checkpoint_that_was_cut_off_is_passed_over_with_a_warning(undisturbed, config, tmp_path, name, interrupted):
     folder = interrupted(config, tmp_path / "run", step=8)
     last = folder / "checkpoints" / "checkpoint-6"
     os.truncate(last / name, (last / name).stat().st_size // 2)
@@ -361,7 +347,7 @@ def test_every_state_comes_back_from_a_file_as_it_went_in(tmp_path):
         assert torch.equal(back[0][name], state[0][name])
 
 
-def test_patience_stops_keeps_the_best_and_is_not_forgotten_by_a_resume(config, tmp_path, monkeypatch):
+def test_patience_stops_keeps_the_best_and_is_not_forgotten_by_a_resume(config, tmp_path, monkeypatch, interrupted):
     hasty = dataclasses.replace(config, steps=40, learning_rate=0.3, clip=0.0, eval_every=2, patience=2)
     run = train(hasty, tmp_path / "whole", progress="none")
     losses = {row["step"]: row["validation_loss"] for row in run.history if "validation_loss" in row}
@@ -420,7 +406,7 @@ def test_two_processes_cannot_train_in_one_folder(config, tmp_path):
     assert subprocess.run(command, capture_output=True, text=True).stdout == "claimed\n"
 
 
-def test_a_corpus_that_changed_is_not_mixed_into_a_run(config, tmp_path):
+def test_a_corpus_that_changed_is_not_mixed_into_a_run(config, tmp_path, interrupted):
     shutil.copytree(config.corpus, tmp_path / "corpus")
     here = dataclasses.replace(config, corpus=str(tmp_path / "corpus"))
     interrupted(here, tmp_path / "run", step=2)
@@ -442,7 +428,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(config, tmp_path):
         train(config, tmp_path / "file" / "run")
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, config, tmp_path):
+def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, config, tmp_path, interrupted):
     """A limit on the size of files stands in for the disk; the weights are larger, everything else smaller."""
     limits, action = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     folder = interrupted(config, tmp_path / "run", step=5)
@@ -533,7 +519,7 @@ def test_a_folder_without_a_run_is_one_sentence(tmp_path):
         load_run(tmp_path)
 
 
-def test_an_unfinished_run_says_so(config, tmp_path):
+def test_an_unfinished_run_says_so(config, tmp_path, interrupted):
     run = load_run(interrupted(config, tmp_path / "run", step=2))
     with pytest.raises(CurvekitError, match="is not finished; give its command again"):
         run.metrics  # noqa: B018
@@ -609,7 +595,7 @@ def wandb_history(folder: Path) -> dict[int, dict]:
 
 @pytest.mark.slow
 def test_an_offline_wandb_run_holds_losses_metrics_and_samples_by_name_also_after_a_resume(
-    config, tmp_path, monkeypatch
+    config, tmp_path, monkeypatch, interrupted
 ):
     tracked = dataclasses.replace(config, track="wandb", wandb_mode="offline")
     folder = interrupted(tracked, tmp_path / "run", step=8)

@@ -94,20 +94,11 @@ def test_a_head_of_its_own_begins_as_the_embeddings_and_survives_a_reload(tiny_b
 
 
 @pytest.mark.parametrize("freeze", ["1", "all_but_head"])
-def test_a_frozen_run_goes_on_after_a_kill(freeze, config, tmp_path):
+def test_a_frozen_run_goes_on_after_a_kill(freeze, config, tmp_path, interrupted):
     config = dataclasses.replace(config, freeze=freeze, dropout=0.1)
     whole = train(config, tmp_path / "whole", progress="none")
 
-    class Stopped(Exception):
-        """Ends a run from outside, as a kill does."""
-
-    def stop(row):
-        if row["step"] == 5:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "killed", progress="none", on_row=stop)
-    resumed = train(config, tmp_path / "killed", progress="none")
+    resumed = train(config, interrupted(config, tmp_path / "killed", step=5), progress="none")
     first, second = ([row.get("loss", row.get("validation_loss")) for row in run.history] for run in (whole, resumed))
     assert first == second
     for name, parameter in whole.model().state_dict().items():
