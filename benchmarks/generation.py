@@ -72,5 +72,5 @@ def _case(name: str, ours_is: str, peer_is: str, ours: Any, peer: Any, new: int,
         Goal("ratio", goal),
         work=prompts * new,
         unit="tokens",
-        seconds=20.0,
+        seconds=10.0,
     )

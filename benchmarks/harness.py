@@ -111,9 +111,9 @@ def alternate(
     """Seconds a call of both sides in interleaved pairs, after one call of each to warm up."""
     sides = (ours, peer)
     once = [_seconds(side, 1, clock) for side in sides]
-    repeats = [max(1, math.ceil(LEAST_SECONDS / max(_seconds(side, 1, clock), 1e-9))) for side in sides]
-    if min(once) > seconds / 4:
-        repeats = [1, 1]
+    repeats = [1, 1]
+    if min(once) < 20 * LEAST_SECONDS:  # or a warm call is that long as well
+        repeats = [max(1, math.ceil(LEAST_SECONDS / max(_seconds(side, 1, clock), 1e-9))) for side in sides]
     taken: tuple[list[float], list[float]] = ([], [])
     began = clock()
     while len(taken[0]) < MOST_PAIRS and (len(taken[0]) < LEAST_PAIRS or clock() - began < seconds):

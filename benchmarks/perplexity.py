@@ -81,5 +81,5 @@ def cases(settings: Settings) -> Iterator[Case]:
         Goal("ratio", 1.5),
         work=tokens,
         unit="tokens",
-        seconds=40.0,
+        seconds=20.0,
     )

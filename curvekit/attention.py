@@ -94,9 +94,9 @@ def softemax_attention(
         mask = _additive(mask, query)
     key, value = _repeat_heads(query, key, value)
     flash: Any = torch.ops.curvekit.softemax_flash
-    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, sink))
-    if not (differentiated or torch.compiler.is_compiling()):
-        flash = _flash_forward  # the operator's own dispatch costs as much as one query's attention
+    if not torch.compiler.is_compiling():  # the operator's own dispatch costs as much as one query's attention
+        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, sink))
+        flash = _Flash.apply if differentiated else _flash_forward
     return flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
 
 
@@ -214,10 +214,6 @@ def _flash_forward(
     return output, normaliser.contiguous()
 
 
-_flash = torch.library.custom_op("curvekit::softemax_flash", _flash_forward, mutates_args=())
-
-
-@torch.library.custom_op("curvekit::softemax_flash_backward", mutates_args=())
 def _flash_backward(
     gradient: Tensor,
     query: Tensor,
@@ -254,27 +250,17 @@ def _flash_backward(
     return gradients[0], gradients[1], gradients[2]
 
 
-@_flash.register_fake
-def _(query, key, value, sink, mask, is_causal, scale, sums_keys):
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=sink.dtype)
-
-
-@_flash_backward.register_fake
-def _(gradient, query, key, value, output, normaliser, mask, is_causal, scale, sums_keys):
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
 def _save(ctx, inputs, output) -> None:
     query, key, value, sink, mask, ctx.is_causal, ctx.scale, ctx.sums_keys = inputs
     ctx.save_for_backward(query, key, value, sink, mask, *output)
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None):
+def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None, backward: Any = _flash_backward):
     if gradient is None:
         return (None,) * 8
     query, key, value, sink, mask, output, normaliser = ctx.saved_tensors
-    d_query, d_key, d_value = torch.ops.curvekit.softemax_flash_backward(
+    d_query, d_key, d_value = backward(
         gradient, query, key, value, output, normaliser, mask, ctx.is_causal, ctx.scale, ctx.sums_keys
     )
     d_sink = None
@@ -284,7 +270,30 @@ def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None):
     return d_query, d_key, d_value, d_sink, None, None, None, None
 
 
-_flash.register_autograd(_differentiate, setup_context=_save)
+class _Flash(torch.autograd.Function):
+    """What eager mode differentiates."""
+
+    forward = staticmethod(_flash_forward)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_differentiate)
+
+
+# What the compiler sees: the same as operators, which it does not look into.
+_flash_op = torch.library.custom_op("curvekit::softemax_flash", _flash_forward, mutates_args=())
+_flash_backward_op = torch.library.custom_op("curvekit::softemax_flash_backward", _flash_backward, mutates_args=())
+
+
+@_flash_op.register_fake
+def _(query, key, value, sink, mask, is_causal, scale, sums_keys):
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=sink.dtype)
+
+
+@_flash_backward_op.register_fake
+def _(gradient, query, key, value, output, normaliser, mask, is_causal, scale, sums_keys):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+_flash_op.register_autograd(functools.partial(_differentiate, backward=_flash_backward_op), setup_context=_save)
 
 
 # -- transformers --------------------------------------------------------------------------------------------------

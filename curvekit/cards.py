@@ -108,7 +108,8 @@ def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Cal
     on another corpus are measured on the same held-out texts.
     """
     folder = Path(folder)
-    siblings = [load_run(path.parent) for path in sorted(run.folder.parent.glob("*/metrics.json"))]
+    siblings = [load_run(path.parent) for path in run.folder.parent.glob("*/metrics.json")]
+    siblings.sort(key=lambda other: (-other.metrics["train_tokens"], other.metrics["validation"]["bits_per_byte"]))
     config = GPT2Config.from_pretrained(folder)
     card = {
         "parameters": run.metrics["parameters"],
@@ -213,6 +214,7 @@ def markdown(card: dict[str, Any]) -> str:
         "tokens seen": f"{training['train_tokens']:,}",
         "time in training steps": f"{training['train_seconds'] / 60:.0f} minutes",
         "steps": f"{training['steps']:,} of {settings['batch_size']} x {settings['block_size']} tokens",
+        "optimiser": settings["optimizer"],
         "learning rate": f"{settings['learning_rate']:g}, {settings['warmup']:.0%} warm-up, cosine to 0",
         "weight decay, clipping, dropout": f"{settings['weight_decay']}, {settings['clip']}, {settings['dropout']}",
         "matrices in": training["precision"],
@@ -248,12 +250,13 @@ def _quoted(text: str) -> str:
 def _tried(run: Run) -> dict[str, Any]:
     """What a run tried, as a line of a table."""
     config, metrics = run.config, run.metrics
-    shape = MINI | config.model
+    shape = read_json(run.folder / "model" / "config.json")
     return {
         "run": run.folder.name,
         "layers x width": f"{shape['n_layer']} x {shape['n_embd']}",
         "vocabulary": f"{len(run.tokenizer()):,}",
         "parameters": f"{metrics['parameters']:,}",
+        "optimiser": config.optimizer,
         "learning rate": f"{config.learning_rate:g}",
         "dropout": f"{config.dropout:g}",
         "tokens seen": f"{metrics['train_tokens']:,}",

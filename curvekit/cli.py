@@ -406,9 +406,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--batch-size",
         type=_positive,
-        default=8,
         metavar="N",
-        help="windows scored together; changes no figure (default: %(default)s)",
+        help="windows scored together; changes no figure (default: what suits the machine)",
     )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
 

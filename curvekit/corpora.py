@@ -13,6 +13,7 @@ changed: their test sets must stay comparable.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -27,15 +28,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from curvekit import documents, hub, pydocs
+from curvekit import documents, duplicates, hub, pydocs
 from curvekit.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset
-from curvekit.duplicates import remove_duplicates
+from curvekit.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
 from curvekit.errors import CurvekitError, pick
+from curvekit.files import read_json, write_json
 from curvekit.stories import FORM
 
 CORPORA = {
@@ -50,6 +53,7 @@ CORPORA = {
 SPLITS = ("train", "validation", "test")
 
 _OPENWEBTEXT_DOCUMENTS = 100_000
+_LARGE = 2**20  # characters, from which looking for duplicates takes longer than looking it up
 _HELD_OUT = 0.05  # of the documents, for validation and for the test each
 _FILES = {"shakespeare": "input.txt", "stories": "stories.txt"}  # corpora that may be one file
 _INSTEAD = "give a data_dir that holds it, or take corpus pydocs, which needs no network"
@@ -262,13 +266,15 @@ def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
         parts = [documents.read_files([file], each, announce) for file, each in zip(files, units, strict=True)]
         return _divide(concatenate_datasets(parts), str(path), announce)
     if path.suffix in TABLES:
-        return _divide(documents.read_table(path, unit), str(path), announce)
+        return _divide(documents.read_table(path, unit, announce), str(path), announce)
     return _split_text(path, unit, announce)
 
 
 def _folder_unit(path: Path) -> str:
     """A text of a folder is one document, but stories are told apart."""
-    return "story" if path.suffix not in TABLES and documents.natural_unit(path) == "story" else "file"
+    if path.suffix in TABLES:
+        return "auto"
+    return "story" if documents.natural_unit(path) == "story" else "file"
 
 
 def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
@@ -316,13 +322,28 @@ def _require_all(splits: dict[str, list[Path]], folder: Path) -> None:
 def _divide(rows: Dataset, source: str, announce: Announce) -> DatasetDict:
     """Splits of independent documents, of which none that trains repeats a held-out one."""
     corpus = _split_by_hash(rows, source)
-    cleaned, report = remove_duplicates(corpus)
+    cleaned, report = remove_duplicates(corpus, _duplicates(corpus))
     if not all(cleaned[split].num_rows for split in SPLITS):
         announce(f"{source}: its documents repeat each other so much that a split would be empty; all were kept")
         return corpus
     if report.removed:
         announce(f"{source}: {report}")
     return cleaned
+
+
+def _duplicates(corpus: DatasetDict) -> DuplicateReport:
+    """What :func:`search_splits` finds; of a large corpus once, and from the cache of ``datasets`` after."""
+    if sum(len(text) for rows in corpus.values() for text in rows["text"]) < _LARGE:
+        return search_splits(corpus)
+    method = Path(duplicates.__file__).read_text(encoding="utf-8")
+    key = text_revision([method, *corpus_revision(corpus).values()])
+    path = Path(datasets.config.HF_DATASETS_CACHE) / f"curvekit-duplicates-{key}.json"
+    with contextlib.suppress(CurvekitError):  # not there yet, or broken
+        return DuplicateReport([Removed(*row) for row in read_json(path)])
+    report = search_splits(corpus)
+    with contextlib.suppress(CurvekitError):  # a cache that cannot be written costs time, nothing else
+        write_json(path, report.removed)
+    return report
 
 
 def _split_by_hash(rows: Dataset, source: str, held_out: float = _HELD_OUT) -> DatasetDict:

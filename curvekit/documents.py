@@ -13,7 +13,9 @@ auto        story where the text begins with ``<sos>``, article where it begins 
             passage where blank lines separate its parts, else line
 ==========  ==================================================================================================
 
-Joined, the articles, passages or files of a text are the text again; lines and paragraphs lose the space around.
+A row of a table is one document, but ``article`` reads it as a line and ``story``, or ``auto`` where the first row
+begins with ``<sos>``, reads the stories in it. Joined, the articles, passages or files of a text are the text again;
+lines and paragraphs lose the space around.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def read_files(paths: Iterable[Path], unit: str = "auto", announce: Announce = _
             of a story in a file of stories.
     """
     return concatenate_datasets(
-        [read_table(path, unit) if path.suffix in TABLES else read_text(path, unit, announce) for path in paths]
+        [(read_table if path.suffix in TABLES else read_text)(path, unit, announce) for path in paths]
     )
 
 
@@ -72,26 +74,37 @@ def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) ->
     Large files are memory-mapped from the cache of ``datasets``, unless they are one document.
     """
     unit = natural_unit(path) if unit == "auto" else unit
+    if unit == "story":
+        return _tell_stories(path, lambda: read_lines(path), announce)
+
+    def texts() -> Iterator[str]:
+        yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
+
+    large = path.stat().st_size >= _LARGE and unit != "file"
+    rows = cached(texts, f"{unit}-{_digest(path)}") if large else as_dataset(texts())
+    if not rows.num_rows:
+        raise CurvekitError(f"{path} is empty; name a file with text")
+    return rows
+
+
+def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Announce) -> Dataset:
+    """The stories of a file's lines; ``announce`` is told what was cut."""
     report = StoryReport()
 
     def texts() -> Iterator[str]:
-        if unit == "story":
-            yield from read_stories(read_lines(path), report, str(path))
-        else:
-            yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
+        yield from read_stories(lines(), report, str(path))
 
-    if path.stat().st_size < _LARGE or unit == "file":
+    if path.stat().st_size < _LARGE:
         rows = as_dataset(texts())
     else:
-        rows = cached(texts, f"{unit}-{_digest(path)}")
-        if unit == "story" and not report.stories:  # it was in the cache, and the report was not
+        rows = cached(texts, f"story-{_digest(path)}")
+        if not report.stories:  # it was in the cache, and the report was not
             for _ in texts():
                 pass
     if not rows.num_rows:
         titles = f": it has {report.empty} titles and no story" if report.empty else ""
         raise CurvekitError(f"{path} is empty{titles}; name a file with text")
-    if unit == "story":
-        announce(f"{path}: {report}")
+    announce(f"{path}: {report}")
     return rows
 
 
@@ -123,8 +136,8 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def read_table(path: Path, unit: str = "auto") -> Dataset:
-    """The column ``text`` of one file: a document a row, or, with the unit ``article``, a line a row.
+def read_table(path: Path, unit: str = "auto", announce: Announce = _log.info) -> Dataset:
+    """The column ``text`` of one file: a document a row; of articles a line a row; of stories those in its rows.
 
     Large files are memory-mapped from the cache of ``datasets``; nothing is written beside the file.
     """
@@ -155,6 +168,10 @@ def read_table(path: Path, unit: str = "auto") -> Dataset:
     kept = [row for row, text in enumerate(table["text"]) if text and text.strip()]
     if not kept:
         raise CurvekitError(f"{path} is empty: no row has text; name a file with documents")
+    if unit == "story" or (unit == "auto" and is_story(table[kept[0]]["text"])):
+        return _tell_stories(
+            path, lambda: (f"{line}\n" for text in table["text"] for line in (text or "").split("\n")), announce
+        )
     table = table.select_columns("text")
     table = table if len(kept) == table.num_rows else table.select(kept)
     return table if table.features == FEATURES else as_dataset(table["text"])

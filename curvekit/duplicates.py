@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from datasets import DatasetDict
+from tqdm import tqdm
 
 WORDS = 5  # in a run
 OVERLAP = 0.5
@@ -73,30 +74,38 @@ class DuplicateReport:
         return f"{' and '.join(parts)} left out as duplicates of held-out ones" if parts else "no duplicates"
 
 
-def remove_duplicates(corpus: DatasetDict) -> tuple[DatasetDict, DuplicateReport]:
+def remove_duplicates(corpus: DatasetDict, known: DuplicateReport | None = None) -> tuple[DatasetDict, DuplicateReport]:
     """The corpus without training documents that validation or test hold, and without validation ones of test.
 
     Copies within one split stay. The order of the others does not change. A split of which every document repeats a
-    held-out one is empty afterwards.
+    held-out one is empty afterwards. What is ``known`` of the same corpus from before is not searched again.
     """
-    kept, report = DatasetDict(corpus), DuplicateReport()
-    order = [split for split in ("test", "validation", "train") if split in corpus]
+    report = search_splits(corpus) if known is None else known
+    kept = DatasetDict(corpus)
+    for split, rows in corpus.items():
+        gone = {each.row for each in report.removed if each.split == split}
+        if gone:
+            kept[split] = rows.select([row for row in range(rows.num_rows) if row not in gone])
+    return kept, report
+
+
+def search_splits(corpus: DatasetDict) -> DuplicateReport:
+    """What :func:`remove_duplicates` takes out: first of validation what test holds, then of train what either does."""
+    removed: list[Removed] = []
     held_out: list[tuple[str, int]] = []
     texts: list[str] = []
-    for split in order:
+    for split in (split for split in ("test", "validation", "train") if split in corpus):
         rows = corpus[split]["text"]
         found = find_duplicates(rows, texts) if texts else []
-        gone = {each.text for each in found}
-        report.removed += [
+        removed += [
             Removed(split, each.text, *held_out[each.held_out], each.overlap, each.exact, len(rows[each.text]))
             for each in found
         ]
-        if gone:
-            kept[split] = corpus[split].select([row for row in range(len(rows)) if row not in gone])
-        if split != order[-1]:
-            texts += kept[split]["text"]
+        if split != "train":
+            gone = {each.text for each in found}
             held_out += [(split, row) for row in range(len(rows)) if row not in gone]
-    return kept, report
+            texts += [text for row, text in enumerate(rows) if row not in gone]
+    return DuplicateReport(removed)
 
 
 def find_duplicates(texts: Iterable[str], held_out: Sequence[str]) -> list[Duplicate]:
@@ -105,7 +114,8 @@ def find_duplicates(texts: Iterable[str], held_out: Sequence[str]) -> list[Dupli
     A core reads 2 MB (short documents) to 8 MB (long ones) of ``texts`` a second; they are read once and not kept.
     """
     index = _Index(held_out)
-    found = (index.find(number, text) for number, text in enumerate(texts))
+    watched = tqdm(texts, "comparing with held-out documents", unit=" documents", leave=False, disable=None, delay=2)
+    found = (index.find(number, text) for number, text in enumerate(watched))
     return [each for each in found if each is not None]
 
 

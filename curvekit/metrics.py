@@ -206,7 +206,7 @@ def score_documents(
     *,
     context: int | None = None,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     keep_tokens: int = 0,
     signature: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -226,6 +226,8 @@ def score_documents(
         context: inputs a window, in tokens; default and limit: the model's positions.
         stride: tokens that a later window adds, 1 to ``context``, default half of it. A smaller one is slower
             and gives lower perplexities, which is why both stand in the signature.
+        batch_size: windows read at once; default as many as hold 1,024 tokens on a CPU, whose caches hold no more,
+            and 16,384 on a GPU.
         keep_tokens: of this many first documents keep each token's string and nats.
         signature: what only the caller knows: ``{"corpus": ..., "revision": ..., "split": ...}``.
         progress: show a bar in a terminal.
@@ -238,7 +240,7 @@ def score_documents(
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     context, stride = _window_sizes(model, context, stride)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise CurvekitError(f"batch_size {batch_size} scores nothing: choose 1 or more")
     streams = _streams(tokenizer, texts, getattr(model.config, "vocab_size", None))
     tokens = np.array([stream.size - 1 for stream in streams], dtype=np.int64)
@@ -251,7 +253,8 @@ def score_documents(
     kept = [np.zeros(count) for count in tokens[:keep_tokens]]
     plan = [(d, window) for d, count in enumerate(tokens) for window in windows(int(count), context, stride)]
     plan.sort(key=lambda item: (item[1].begin - item[1].end, item[1].scored - item[1].begin))  # longest first
-    batches = [plan[i : i + batch_size] for i in range(0, len(plan), batch_size)]
+    room = 16_384 if next(model.parameters()).is_cuda else 1_024
+    batches = list(_batches(plan, batch_size, room))
     with evaluating(model), torch.inference_mode():
         for batch in tqdm(batches, desc="scoring", disable=None if progress else True, leave=False):
             results = _score_batch(model, [(streams[d], window) for d, window in batch])
@@ -291,6 +294,16 @@ def score_documents(
             for stream, losses in zip(streams, kept, strict=False)
         ],
     )
+
+
+def _batches(plan: list[tuple[int, Window]], batch_size: int | None, room: int) -> Iterator[list[tuple[int, Window]]]:
+    """Windows to read at once, of a plan that begins with the longest: ``batch_size``, or what fits ``room`` tokens."""
+    start = 0
+    while start < len(plan):
+        longest = plan[start][1]
+        size = batch_size or max(1, room // (longest.end - longest.begin))
+        yield plan[start : start + size]
+        start += size
 
 
 def _score_batch(model: Any, rows: Sequence[tuple[np.ndarray, Window]]) -> Iterator[tuple[np.ndarray, int]]:

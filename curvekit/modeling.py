@@ -26,12 +26,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from curvekit import hub
 from curvekit.attention import implementation
+from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
 from curvekit.errors import CurvekitError, pick
@@ -247,6 +248,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             CurvekitError: ``inputs_embeds`` for a recipe with an encoder, which reads token ids; a cache for a
                 recipe that looks ahead; or more tokens than the encoder has positions.
         """
+        grow(past_key_values)
         if self.config.source != "none":
             if self.config.leaks:
                 if past_key_values is not None:
@@ -259,6 +261,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
                 use_cache = self.config.use_cache and not (self.transformer.gradient_checkpointing and self.training)
             if use_cache and past_key_values is None:
                 past_key_values = DynamicCache(config=self.config)
+                grow(past_key_values)
             if padding_mask is None and attention_mask is not None and attention_mask.ndim == 2:
                 padding_mask = attention_mask
             inputs_embeds = self._embed(input_ids, inputs_embeds, padding_mask, position_ids, past_key_values)
@@ -322,7 +325,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         first = self.config.n_layer
         wanted = first + 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
         while len(cache.layers) < wanted:
-            like: Any = cache.layers[0] if cache.layers else DynamicLayer()
+            like: Any = cache.layers[0] if cache.layers else GrowingLayer()
             cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
         return cache.layers[first:]
 

@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from curvekit.corpora import Revision, text_revision
 from curvekit.errors import CurvekitError
@@ -232,14 +233,13 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     prefix, revision, count, starts = _prefix(tokenizer), Revision(), 0, array("Q")
     file.write(bytes(_HEADER))
     for batch in _batches(encodable(_watched(texts, revision, progress))):
-        pieces = [piece for piece, _ in batch]
-        encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for (_, begins), ids in zip(batch, encoded["input_ids"], strict=True):
+        encoded = _cut([piece for piece, _ in batch], tokenizer)
+        for (_, begins), ids in zip(batch, encoded, strict=True):
             if begins:
                 starts.append(count)
-            tokens = np.array([prefix, *ids] if begins else ids, _DTYPES[kind])
-            file.write(tokens.tobytes())
-            count += len(tokens)
+                file.write(np.array([prefix], _DTYPES[kind]).tobytes())
+            file.write(np.array(ids, _DTYPES[kind]).tobytes())
+            count += begins + len(ids)
     if count < least:
         raise _too_short(count, least)
     file.write(np.array(starts, _DTYPES["U64"]).tobytes())
@@ -252,6 +252,17 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     file.seek(0)
     file.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
     file.flush()
+
+
+def _cut(texts: list[str], tokenizer: Any) -> Iterator[list[int]]:
+    """The token ids of each text."""
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        yield from tokenizer(texts, **options)["input_ids"]
+        return
+    tokenizer(texts[:1], **options)  # takes back what an earlier call set of padding and truncation
+    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        yield encoding.ids
 
 
 def _watched(texts: Iterable[str], revision: Revision, progress: bool) -> Iterator[str]:

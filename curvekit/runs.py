@@ -114,7 +114,12 @@ class RunConfig:
         None, "highest learning rate (default: 1e-3 for mini and from random weights, 1e-4 for other bases)", least=0
     )
     warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
-    weight_decay: float = _setting(0.1, "AdamW's decay; none on biases and norms", least=0)
+    optimizer: str = _setting(
+        "adamw",
+        "adamw; or muon for the matrices of the blocks and adamw for the rest, which learns faster from random weights",
+        choices=("adamw", "muon"),
+    )
+    weight_decay: float = _setting(0.1, "decay of matrices; biases and norms have none", least=0)
     clip: float = _setting(1.0, "largest gradient norm; 0 clips nothing", least=0)
     dropout: float = _setting(0.0, "of embeddings and residuals; attention has none", least=0, most=0.9)
     precision: str = _setting(

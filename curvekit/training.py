@@ -37,6 +37,7 @@ from curvekit.files import append_jsonl, read_json, read_jsonl, write_json, writ
 from curvekit.generation import generate
 from curvekit.metrics import score_documents, text_metrics
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
+from curvekit.optimizers import muon
 from curvekit.packing import PaddedExamples, pack, pad
 from curvekit.runs import SPLITS, Run, RunConfig, claimed, load_run
 from curvekit.tokenization import DropoutTokenizer, run_tokenizer
@@ -131,9 +132,12 @@ def fit(
     callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
+    own = muon(model, arguments.learning_rate, config.weight_decay) if config.optimizer == "muon" else None
     trainer = _Trainer(
         model,
-        _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None),
+        arguments,
+        optimizers=(own, None),  # None: the Trainer's AdamW, and its schedule
         train_dataset=blocks,
         eval_dataset=validation,
         callbacks=callbacks,
@@ -178,7 +182,6 @@ def evaluate(
             _held_out(config, corpus, split),
             context=config.context_eval or config.block_size,
             stride=config.stride,
-            batch_size=config.batch_size,
             keep_tokens=config.keep_tokens,
             progress=progress,
             signature={

@@ -22,6 +22,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from curvekit import corpora, documents, hub, pydocs
 from curvekit.corpora import CORPORA, SPLITS, corpus_revision, load_corpus, text_revision
 from curvekit.errors import CurvekitError
+from curvekit.files import write_jsonl
 from curvekit.stories import StoryReport, parse_story, read_stories
 
 ARTICLES = [
@@ -257,6 +258,35 @@ def test_stories_are_found_by_name_and_by_their_form(tmp_path, distinct_texts, m
         assert corpus_revision(other) == corpus_revision(named)
     monkeypatch.setenv("CURVEKIT_DATA", str(tmp_path))
     assert corpus_revision(load_corpus("stories")) == corpus_revision(named)
+
+
+def test_stories_may_stand_in_the_rows_of_a_table(tmp_path, distinct_texts):
+    lines = [f"<sos> {number} <nl> {text} <eos>" for number, text in enumerate(distinct_texts[:20])]
+    (tmp_path / "stories.txt").write_text("\n".join(lines))
+    told = corpus_revision(load_corpus(tmp_path / "stories.txt"))
+    (tmp_path / "tales").mkdir()
+    table, said = datasets.Dataset.from_dict({"text": [lines[0], None, *lines[1:]]}), []
+    for file in (tmp_path / "rows.parquet", tmp_path / "rows.csv", tmp_path / "tales" / "rows.jsonl"):
+        getattr(table, f"to_{file.suffix[1:].replace('jsonl', 'json')}")(file)
+        assert corpus_revision(load_corpus(file, announce=said.append)) == told, file
+    assert corpus_revision(load_corpus(tmp_path / "tales")) == told
+    assert sum("20 stories, the ends of 0 cut" in text for text in said) == 3
+
+
+def test_a_large_corpus_is_searched_for_duplicates_once(tmp_path, distinct_texts, monkeypatch):
+    rows = [{"text": text} for text in [*distinct_texts, *distinct_texts[:40]]]
+    write_jsonl(tmp_path / "rows.jsonl", [row | {"text": row["text"] + " again"} for row in rows] + rows)
+    monkeypatch.setattr(corpora, "_LARGE", 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    first = corpus_revision(load_corpus(tmp_path / "rows.jsonl"))
+    (kept,) = (tmp_path / "cache").glob("curvekit-duplicates-*.json")
+    whole = kept.read_text()
+    assert json.loads(whole)
+    kept.write_text(whole[:20])  # a broken one is made again
+    assert corpus_revision(load_corpus(tmp_path / "rows.jsonl")) == first
+    assert kept.read_text() == whole
+    monkeypatch.setattr(corpora, "search_splits", None)
+    assert corpus_revision(load_corpus(tmp_path / "rows.jsonl")) == first
 
 
 def test_what_was_cut_from_stories_is_said(tmp_path, distinct_texts):

@@ -1,0 +1,79 @@
+"""What turns gradients into steps: AdamW, or Muon for the matrices inside the blocks and AdamW for the rest.
+
+Muon steps along the gradient's momentum M = U S V^T with all singular values made one, U V^T, which a Newton-Schulz
+iteration finds without a decomposition. Scaled by 0.2 sqrt(max(rows, columns)) such a step is as long as AdamW's
+usually are, so one learning rate serves both.
+
+Sources: Jordan et al. (2024), Muon: An optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is
+Scalable for LLM Training. The optimisers themselves are torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from curvekit.errors import CurvekitError
+
+
+class MuonAndAdamW(Optimizer):
+    """Muon for one list of parameter groups and AdamW for another, as one optimiser with one list of groups.
+
+    Args:
+        matrices: groups of parameters with two dimensions, for Muon.
+        others: groups for AdamW.
+        learning_rate: of all groups.
+    """
+
+    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], learning_rate: float) -> None:
+        self.parts: tuple[Optimizer, ...] = (
+            Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw"),
+            AdamW(others, lr=learning_rate, fused=True),
+        )
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The groups are the parts' own, so that a schedule or a scaler that changes them reaches the parts."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share()
+
+
+def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAndAdamW:
+    """Muon for the matrices of GPT-2's blocks, AdamW for all else that is trained: embeddings, norms, the curve.
+
+    Raises:
+        CurvekitError: no block is trained.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
+    if not blocks:
+        raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
+    tables = [p for name, p in trained.items() if name not in blocks and p.ndim >= 2]
+    vectors = [p for p in trained.values() if p.ndim < 2]
+    return MuonAndAdamW(
+        [{"params": list(blocks.values()), "weight_decay": weight_decay}],
+        [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        learning_rate,
+    )
