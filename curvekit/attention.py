@@ -85,18 +85,21 @@ def softemax_attention(
             query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
         )[0]
     member = MEMBERS[variant]
-    precision = torch.float64 if query.dtype == torch.float64 else torch.float32
-    sink = torch.as_tensor(sink, dtype=precision, device=query.device).expand(query.shape[1])
     scale = member.sign * (query.shape[-1] ** -0.5 if scale is None else scale)
     if scale < 0:  # the kernels mask before they scale
         query, scale = -query, -scale
     if mask is not None:
         mask = _additive(mask, query)
     key, value = _repeat_heads(query, key, value)
-    flash: Any = torch.ops.curvekit.softemax_flash
-    if not torch.compiler.is_compiling():  # the operator's own dispatch costs as much as one query's attention
-        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, sink))
-        flash = _Flash.apply if differentiated else _flash_forward
+    compiling = torch.compiler.is_compiling()
+    learned = torch.is_grad_enabled() and isinstance(sink, Tensor) and sink.requires_grad
+    differentiated = learned or (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
+    if not (compiling or differentiated):  # one query's attention takes no longer than a few operators
+        output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
+        return _share_with_sink(output, lse, sink, member.sums_keys)
+    precision = torch.float64 if query.dtype == torch.float64 else torch.float32
+    sink = torch.as_tensor(sink, dtype=precision, device=query.device).expand(query.shape[1])
+    flash: Any = torch.ops.curvekit.softemax_flash if compiling else _Flash.apply
     return flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
 
 
@@ -183,6 +186,33 @@ def _aligned_bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | N
     return padded[..., : key.shape[2]].expand(shape)
 
 
+def _softmax_kernel(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Softmax's output ``[batch, heads, queries, width]`` and its log-sum-exp ``[batch, heads, queries]``."""
+    kernel = _kernel(query, key, value, mask, is_causal)
+    if kernel == "cpu":
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        return _aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
+        )
+    if kernel == "flash":
+        output, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)
+        return output, lse
+    bias = _aligned_bias(mask, query, key)
+    output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, True, 0.0, is_causal, scale=scale
+    )
+    return output, lse[..., : query.shape[2]]
+
+
+def _share_with_sink(output: Tensor, lse: Tensor, sink: float | Tensor, sums_keys: bool) -> Tensor:
+    """``O exp(lse - L)``, in place: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b)."""
+    over = lse - (sink.view(-1, 1) if isinstance(sink, Tensor) and sink.ndim else sink)
+    share = torch.sigmoid(over) if sums_keys else torch.exp(over)
+    return output.mul_(share.to(output.dtype).unsqueeze(-1))
+
+
 def _flash_forward(
     query: Tensor,
     key: Tensor,
@@ -194,24 +224,10 @@ def _flash_forward(
     sums_keys: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the output Y ``[batch, heads, queries, width]`` and the normaliser L ``[batch, heads, queries]``."""
-    kernel = _kernel(query, key, value, mask, is_causal)
-    if kernel == "cpu":
-        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
-        )
-    elif kernel == "flash":
-        output, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)
-    else:
-        bias = _aligned_bias(mask, query, key)
-        output, lse, *_ = _aten._scaled_dot_product_efficient_attention(
-            query, key, value, bias, True, 0.0, is_causal, scale=scale
-        )
-        lse = lse[..., : query.shape[2]]
-    sink = sink.view(1, -1, 1)
-    normaliser = torch.logaddexp(lse, sink) if sums_keys else sink + torch.zeros_like(lse)  # not a view of an input
-    output.mul_(torch.exp(lse - normaliser).to(output.dtype).unsqueeze(-1))
-    return output, normaliser.contiguous()
+    output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
+    rows = sink.view(-1, 1)
+    normaliser = torch.logaddexp(lse, rows) if sums_keys else rows + torch.zeros_like(lse)  # not a view of an input
+    return _share_with_sink(output, lse, sink, sums_keys), normaliser.contiguous()
 
 
 def _flash_backward(

@@ -7,7 +7,6 @@ the difference of their losses, document by document. Nothing here draws a concl
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 
 from curvekit import results
 from curvekit.errors import CurvekitError, pick
-from curvekit.files import read_json, write_json, write_text
+from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.metrics import LanguageModelScore
 from curvekit.runs import Run, RunConfig, load_run
 from curvekit.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
@@ -344,10 +343,10 @@ def _row(recipe: str, metrics: Sequence[Mapping[str, Any]], scores: Sequence[Lan
         "leaks": leaks,
         "verdict": "leaks: not comparable" if leaks else "",
         "seeds": len(scores),
-        "perplexities": [_finite(score.perplexity) for score in scores],
+        "perplexities": [finite(score.perplexity) for score in scores],
     }
     for name in ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy"):
-        row |= _mean_and_sd(name, [_finite(getattr(score, name)) for score in scores])
+        row |= _mean_and_sd(name, [finite(getattr(score, name)) for score in scores])
     for name in ("bleu", "tokens_per_second", "parameters", "trainable_parameters"):
         row |= _mean_and_sd(name, [run.get(name) for run in metrics])
     untested = ("difference", "low", "high", "p", "p_holm", "relative_perplexity", "per_seed")
@@ -365,12 +364,12 @@ def _mean_and_sd(name: str, values: Sequence[float | None]) -> dict[str, float |
 
 
 def _tested(found: PairedDifference) -> dict[str, Any]:
-    figures = {name: _finite(getattr(found, name)) for name in ("difference", "low", "high", "p")}
+    figures = {name: finite(getattr(found, name)) for name in ("difference", "low", "high", "p")}
     return {
         **figures,
         "p_holm": None,
-        "relative_perplexity": _finite(found.relative_perplexity),
-        "per_seed": [_finite(x) for x in found.per_seed],
+        "relative_perplexity": finite(found.relative_perplexity),
+        "per_seed": [finite(x) for x in found.per_seed],
         "verdict": found.verdict,
     }
 
@@ -378,7 +377,3 @@ def _tested(found: PairedDifference) -> dict[str, Any]:
 def _compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the baseline, and what leaks or diverged."""
     return [row for row in rows if row["p"] is not None]
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -55,6 +56,11 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write ``value`` as indented UTF-8 JSON, atomically. NaN and infinity are refused: JSON has neither."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None in the place of a NaN or an infinity, as JSON can hold it."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_json(path: str | Path) -> Any:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.files import finite
 from curvekit.modes import evaluating
 from curvekit.tokenization import encodable
 
@@ -119,16 +120,16 @@ class LanguageModelScore:
     def to_dict(self) -> dict[str, Any]:
         """The metrics, then the arrays as lists. JSON has no NaN or infinity: they become ``None``."""
         metrics = {
-            name: _finite(getattr(self, name))
+            name: finite(getattr(self, name))
             for name in ("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
         }
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "correct", "words", "bytes")}
-        kept = [{**document, "nll": [_finite(x) for x in document["nll"]]} for document in self.token_nll]
+        kept = [{**document, "nll": [finite(x) for x in document["nll"]]} for document in self.token_nll]
         return {
             **metrics,
             "leaks": self.leaks,
             "signature": self.signature,
-            "nll": [_finite(x) for x in self.nll.tolist()],
+            "nll": [finite(x) for x in self.nll.tolist()],
             **arrays,
             "token_nll": kept,
         }
@@ -143,10 +144,6 @@ class LanguageModelScore:
             return cls(nll, **{name: value[name] for name in names}, token_nll=kept)
         except KeyError as error:
             raise CurvekitError(f"this score has no {error}; evaluate the run again") from error
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None
 
 
 def _floats(values: Iterable[float | None]) -> list[float]:

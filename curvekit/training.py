@@ -33,7 +33,7 @@ from curvekit.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_check
 from curvekit.corpora import corpus_revision, load_corpus
 from curvekit.encoders import quiet
 from curvekit.errors import CurvekitError
-from curvekit.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation import generate
 from curvekit.metrics import score_documents, text_metrics
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
@@ -253,7 +253,7 @@ class _History(TrainerCallback):
             row |= {
                 "loss": logs["loss"],
                 "learning_rate": logs["learning_rate"],
-                "grad_norm": _finite(logs.get("grad_norm")),
+                "grad_norm": finite(logs.get("grad_norm")),
                 "tokens": state.num_input_tokens_seen,
                 "seconds": round(self.seconds, 4),
             }
@@ -266,7 +266,7 @@ class _History(TrainerCallback):
         else:
             return
         loss = row.get("loss", row.get("validation_loss"))
-        if _finite(loss) is None:
+        if finite(loss) is None:
             raise CurvekitError(
                 f"the loss is {loss} at step {state.global_step}: training has come apart; "
                 "lower learning_rate, lengthen warmup, or use precision 'float32'"
@@ -348,10 +348,6 @@ def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """Whether each next token was ranked first: booleans [batch, block - 1]."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     return logits[:, :-1].argmax(-1) == labels[:, 1:]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _check_room(config: RunConfig, model: CurveGPT2LMHeadModel) -> None:
