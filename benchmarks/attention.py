@@ -136,5 +136,5 @@ def _case(
         Goal("ratio", goal),
         work=BATCH * inputs[0].shape[2],
         unit="queries",
-        seconds=12.0,
+        seconds=10.0,
     )

@@ -66,7 +66,7 @@ def _case(name: str, shape: str, batch: int, length: int, compiled: bool, settin
         Goal("ratio", goal),
         work=batch * length,
         unit="tokens",
-        seconds=15.0,
+        seconds=10.0,
         facts=facts,
     )
 

@@ -99,8 +99,8 @@ def softemax_attention(
         return _share_with_sink(output, lse, sink, member.sums_keys)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
     sink = torch.as_tensor(sink, dtype=precision, device=query.device).expand(query.shape[1])
-    flash: Any = torch.ops.curvekit.softemax_flash if compiling else _Flash.apply
-    return flash(query, key, value, sink, mask, is_causal, scale, member.sums_keys)[0]
+    inputs = query, key, value, sink, mask, is_causal, scale, member.sums_keys
+    return torch.ops.curvekit.softemax_flash(*inputs)[0] if compiling else _Flash.apply(*inputs)
 
 
 def eager_softemax_attention(
@@ -272,7 +272,7 @@ def _save(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None, backward: Any = _flash_backward):
+def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None = None, backward: Any = _flash_backward):
     if gradient is None:
         return (None,) * 8
     query, key, value, sink, mask, output, normaliser = ctx.saved_tensors
@@ -289,8 +289,12 @@ def _differentiate(ctx, gradient: Tensor | None, _: Tensor | None, backward: Any
 class _Flash(torch.autograd.Function):
     """What eager mode differentiates."""
 
-    forward = staticmethod(_flash_forward)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx, *inputs):
+        made = _flash_forward(*inputs)
+        _save(ctx, inputs, made)
+        return made[0]
+
     backward = staticmethod(_differentiate)
 
 

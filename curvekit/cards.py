@@ -44,7 +44,7 @@ def ship(run: Run, folder: str | Path) -> Path:
     if run.metrics["recipe"] != "gpt2":
         raise CurvekitError(f"{run.folder} is of the recipe {run.metrics['recipe']!r}; a base that ships is plain gpt2")
     trained, tokenizer = run.model(), run.tokenizer()
-    model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config)))
+    model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config) | {"use_cache": True}))
     model.load_state_dict(trained.state_dict())
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
     folder.mkdir(parents=True, exist_ok=True)

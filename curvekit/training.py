@@ -133,6 +133,7 @@ def fit(
     if config.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
+    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
     own = muon(model, arguments.learning_rate, config.weight_decay) if config.optimizer == "muon" else None
     trainer = _Trainer(
         model,
@@ -145,7 +146,6 @@ def fit(
         preprocess_logits_for_metrics=_hits,
     )
     trainer.remove_callback(PrinterCallback)
-    cached, model.config.use_cache = model.config.use_cache, False
     if checkpoint is None or not is_last(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.config.use_cache = cached

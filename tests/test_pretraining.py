@@ -91,6 +91,7 @@ def test_it_ships_as_plain_gpt2(run, shipped):
     model = AutoModelForCausalLM.from_pretrained(shipped)
     tokenizer = AutoTokenizer.from_pretrained(shipped)
     assert type(model).__name__ == "GPT2LMHeadModel" and model.dtype == torch.float32
+    assert model.config.use_cache and model.generation_config.use_cache is not False, "the Trainer turns it off"
     ids = tokenizer("A curve runs through the points.", return_tensors="pt")["input_ids"]
     expected = run.model()(input_ids=ids).logits
     torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=2e-3, rtol=1e-2)

@@ -122,6 +122,17 @@ def test_the_rate_rises_then_falls_as_a_cosine(undisturbed):
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_trained_model_generates_with_a_cache(undisturbed):
+    model = undisturbed.model()
+    assert model.config.use_cache and model.generation_config.use_cache is not False
+    given = []
+    model.transformer.register_forward_hook(
+        lambda module, args, kwargs, output: given.append(kwargs["past_key_values"]), with_kwargs=True
+    )
+    model.generate(torch.tensor([[1, 2, 3]]), attention_mask=torch.ones(1, 3), max_new_tokens=4, min_new_tokens=4)
+    assert len(given) == 4 and all(past is not None for past in given)
+
+
 def test_samples_continue_held_out_documents(undisturbed, tiny_corpus):
     documents = (tiny_corpus / "test.txt").read_text().splitlines()
     assert len(undisturbed.samples) == 2
