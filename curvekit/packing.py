@@ -260,8 +260,10 @@ def _cut(texts: list[str], tokenizer: Any) -> Iterator[list[int]]:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         yield from tokenizer(texts, **options)["input_ids"]
         return
-    tokenizer(texts[:1], **options)  # takes back what an earlier call set of padding and truncation
-    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+    tokenizer([""], **options)  # takes back what an earlier call set of padding and truncation
+    # Of copies, for what reads a text from outside of Python leaves its UTF-8 in it as long as it lives.
+    copies = [text.encode().decode() for text in texts]
+    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(copies, add_special_tokens=False):
         yield encoding.ids
 
 
