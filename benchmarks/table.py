@@ -37,7 +37,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 "peer": row["peer"],
                 "ratio [95% interval]": _ratio(row),
                 "goal": goal(row),
-                "met": {None: "", True: "yes", False: "no"}[row["met"]],
+                "met": _met(row),
                 "ours, a second": f"{_amount(row['ours_rate'])} {row['unit']}",
                 "peer, a second": f"{_amount(row['peer_rate'])} {row['unit']}",
                 "peak memory, ours / peer": f"{_megabytes(row['ours_memory'])} / {_megabytes(row['peer_memory'])}",
@@ -102,6 +102,7 @@ def benchmarks_block(folder: Path) -> str:
                     "against": row["peer"],
                     "ratio [95% interval]": _ratio(row),
                     "goal": goal(row),
+                    "met": _met(row),
                 }
                 for row in rows
             ]
@@ -118,6 +119,10 @@ def write(path: Path) -> None:
     rows = read_json(path)["rows"]
     save(benchmark_ratios(rows), path.stem, path.parent)
     write_text(path.with_suffix(".md"), page(rows, path.stem))
+
+
+def _met(row: dict[str, Any]) -> str:
+    return {None: "", True: "yes", False: "**no**"}[row["met"]]
 
 
 def _ratio(row: dict[str, Any]) -> str:

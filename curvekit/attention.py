@@ -193,7 +193,8 @@ def _softmax_kernel(
     kernel = _kernel(query, key, value, mask, is_causal)
     if kernel == "cpu":
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        return _aten._scaled_dot_product_flash_attention_for_cpu(
+        # torch's own binding: that of torch.ops takes longer than all else here
+        return torch._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
         )
     if kernel == "flash":

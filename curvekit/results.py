@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 INTERVAL = "Δ nats/token [95% interval]"
-TEXT_COLUMNS = ("recipe", "leaks", "verdict", "contrast", "text", "split", "source", "run", "", "value")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -73,8 +72,13 @@ def finding(row: Mapping[str, Any], other: str) -> str:
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """Rows of equal columns as a GitHub table; words to the left, figures to the right."""
-    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in rows[0]]
+    rule = ["---" if _words(rows, column) else "---:" for column in rows[0]]
     return "\n".join(_pipes(line) for line in (rows[0], rule, *(row.values() for row in rows)))
+
+
+def _words(rows: Sequence[Mapping[str, str]], column: str) -> bool:
+    """Whether a column holds words: something in it is no figure."""
+    return any(not re.match(r"[-+]?[\d.]|n/a|$", row[column]) for row in rows)
 
 
 def _pipes(line: Iterable[str]) -> str:
@@ -83,7 +87,7 @@ def _pipes(line: Iterable[str]) -> str:
 
 def latex_table(rows: Sequence[Mapping[str, str]], caption: str) -> str:
     """Rows of equal columns as a table for booktabs."""
-    columns = "".join("l" if column in TEXT_COLUMNS else "r" for column in rows[0])
+    columns = "".join("l" if _words(rows, column) else "r" for column in rows[0])
     lines = [" & ".join(map(latex, line)) + r" \\" for line in (rows[0], *(row.values() for row in rows))]
     return "\n".join(
         [
