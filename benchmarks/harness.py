@@ -112,7 +112,7 @@ def alternate(
     sides = (ours, peer)
     once = [_seconds(side, 1, clock) for side in sides]
     repeats = [1, 1]
-    if min(once) < 20 * LEAST_SECONDS:  # or a warm call is that long as well
+    if min(once) < 20 * LEAST_SECONDS:  # what takes longer was called before, by the check and for its memory
         repeats = [max(1, math.ceil(LEAST_SECONDS / max(_seconds(side, 1, clock), 1e-9))) for side in sides]
     taken: tuple[list[float], list[float]] = ([], [])
     began = clock()

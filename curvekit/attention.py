@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from curvekit.errors import CurvekitError
 from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, resolve_sink, softemax
@@ -209,7 +210,7 @@ def _softmax_kernel(
 
 def _share_with_sink(output: Tensor, lse: Tensor, sink: float | Tensor, sums_keys: bool) -> Tensor:
     """``O exp(lse - L)``, in place: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b)."""
-    over = lse - (sink.view(-1, 1) if isinstance(sink, Tensor) and sink.ndim else sink)
+    over = lse - (sink.to(lse.device).view(-1, 1) if isinstance(sink, Tensor) and sink.ndim else sink)
     share = torch.sigmoid(over) if sums_keys else torch.exp(over)
     return output.mul_(share.to(output.dtype).unsqueeze(-1))
 
@@ -296,7 +297,10 @@ class _Flash(torch.autograd.Function):
         _save(ctx, inputs, made)
         return made[0]
 
-    backward = staticmethod(_differentiate)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        return _differentiate(ctx, *gradients)
 
 
 # What the compiler sees: the same as operators, which it does not look into.

@@ -1,4 +1,4 @@
-"""A cache that grows without copying: what :meth:`CurveGPT2LMHeadModel.forward` keeps its past in.
+"""A cache that grows without copying, for generation: :meth:`CurveGPT2LMHeadModel.forward` keeps its past in it.
 
 transformers' dynamic layer joins the whole past and the new token anew at every step, in every layer, which for a
 batch of long texts takes longer than the model.
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
@@ -23,10 +23,12 @@ class GrowingLayer(DynamicLayer):
     _rooms: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        differentiated = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
-        if differentiated or torch.compiler.is_compiling():  # neither bears that a tensor is written to
-            return super().update(key_states, value_states, *args, **kwargs)
+        past: Any = self.keys
         seen = self.get_seq_length()
+        other = seen and (past.shape[:-2] != key_states.shape[:-2] or past.dtype != key_states.dtype)
+        # Autograd and the compiler bear no tensor that is written to; another batch or type is cat's to refuse or join.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or other:
+            return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         total = seen + key_states.shape[-2]
@@ -38,11 +40,15 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[..., :total, :], values[..., :total, :]
         return self.keys, self.values
 
+    def reset(self) -> None:
+        super().reset()
+        self._rooms = None
+
 
 def grow(cache: Any) -> None:
-    """Put growing layers in the place of the dynamic ones of a cache that are still empty."""
-    if isinstance(cache, Cache):
-        for number, layer in enumerate(cache.layers):
+    """Put growing layers in the place of a cache's dynamic ones that are still empty; not in one that is offloaded."""
+    if not getattr(cache, "offloading", False):
+        for number, layer in enumerate(getattr(cache, "layers", ())):
             if type(layer) is DynamicLayer and not layer.is_initialized:
                 cache.layers[number] = GrowingLayer()
 

@@ -338,7 +338,7 @@ def _duplicates(corpus: DatasetDict) -> DuplicateReport:
     method = Path(duplicates.__file__).read_text(encoding="utf-8")
     key = text_revision([method, *corpus_revision(corpus).values()])
     path = Path(datasets.config.HF_DATASETS_CACHE) / f"curvekit-duplicates-{key}.json"
-    with contextlib.suppress(CurvekitError):  # not there yet, or broken
+    with contextlib.suppress(CurvekitError, OSError, TypeError):  # not there yet, not readable, or something else
         return DuplicateReport([Removed(*row) for row in read_json(path)])
     report = search_splits(corpus)
     with contextlib.suppress(CurvekitError):  # a cache that cannot be written costs time, nothing else

@@ -223,8 +223,8 @@ def score_documents(
         context: inputs a window, in tokens; default and limit: the model's positions.
         stride: tokens that a later window adds, 1 to ``context``, default half of it. A smaller one is slower
             and gives lower perplexities, which is why both stand in the signature.
-        batch_size: windows read at once; default as many as hold 1,024 tokens on a CPU, whose caches hold no more,
-            and 16,384 on a GPU.
+        batch_size: windows read at once; default as many as hold 1,024 tokens on a CPU, whose caches hold no more;
+            on a GPU 16,384, or what a gigabyte of logits allows.
         keep_tokens: of this many first documents keep each token's string and nats.
         signature: what only the caller knows: ``{"corpus": ..., "revision": ..., "split": ...}``.
         progress: show a bar in a terminal.
@@ -250,7 +250,9 @@ def score_documents(
     kept = [np.zeros(count) for count in tokens[:keep_tokens]]
     plan = [(d, window) for d, count in enumerate(tokens) for window in windows(int(count), context, stride)]
     plan.sort(key=lambda item: (item[1].begin - item[1].end, item[1].scored - item[1].begin))  # longest first
-    room = 16_384 if next(model.parameters()).is_cuda else 1_024
+    room = 1_024
+    if next(model.parameters()).is_cuda:  # and a gigabyte of logits, for windows that score all they read
+        room = min(16_384, 2**28 // getattr(model.config, "vocab_size", 2**14))
     batches = list(_batches(plan, batch_size, room))
     with evaluating(model), torch.inference_mode():
         for batch in tqdm(batches, desc="scoring", disable=None if progress else True, leave=False):

@@ -248,20 +248,19 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
             CurvekitError: ``inputs_embeds`` for a recipe with an encoder, which reads token ids; a cache for a
                 recipe that looks ahead; or more tokens than the encoder has positions.
         """
+        if self.config.leaks:
+            if past_key_values is not None:
+                raise CurvekitError(
+                    f"the recipe {self.config.recipe!r} sees later words, so its past cannot be cached; "
+                    "generate with use_cache=False"
+                )
+            use_cache = False
+        elif use_cache is None:
+            use_cache = self.config.use_cache and not (self.transformer.gradient_checkpointing and self.training)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
         grow(past_key_values)
         if self.config.source != "none":
-            if self.config.leaks:
-                if past_key_values is not None:
-                    raise CurvekitError(
-                        f"the recipe {self.config.recipe!r} sees later words, so its past cannot be cached; "
-                        "generate with use_cache=False"
-                    )
-                use_cache = False
-            elif use_cache is None:
-                use_cache = self.config.use_cache and not (self.transformer.gradient_checkpointing and self.training)
-            if use_cache and past_key_values is None:
-                past_key_values = DynamicCache(config=self.config)
-                grow(past_key_values)
             if padding_mask is None and attention_mask is not None and attention_mask.ndim == 2:
                 padding_mask = attention_mask
             inputs_embeds = self._embed(input_ids, inputs_embeds, padding_mask, position_ids, past_key_values)

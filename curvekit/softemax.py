@@ -107,6 +107,8 @@ class _SoftEMaxFunction(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         (gradient,) = gradients
         weights, sink_weight = ctx.saved_tensors
+        if torch.is_grad_enabled() and ctx.sums_keys:  # for a second derivative: what autograd knows it to depend on
+            sink_weight = 1 - weights.sum(ctx.dim, keepdim=True)
         weighted = weights * gradient
         total = weighted.sum(ctx.dim, keepdim=True)
         d_x = ctx.sign * (weighted - weights * total if ctx.sums_keys else weighted)

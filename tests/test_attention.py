@@ -57,6 +57,8 @@ def test_fused_equals_the_formula_with_its_gradients(variant, kind):
     fused = softemax_attention(q, k, v, **settings)
     formula, _ = eager_softemax_attention(q, k, v, **settings)
     assert (fused - formula).abs().max() < 1e-12
+    with torch.no_grad():  # another way through the code
+        assert (softemax_attention(q, k, v, **settings) - formula).abs().max() < 1e-12
     probe = torch.randn(fused.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for name, ours, theirs in zip(
         "qkv", *(torch.autograd.grad(x, (q, k, v), probe) for x in (fused, formula)), strict=True
@@ -73,7 +75,16 @@ def test_learned_sinks_have_their_exact_gradient(variant):
 
     formula, _ = eager_softemax_attention(q, k, v, is_causal=True, variant=variant, log_sink=sink)
     assert (attend(q, k, v, sink) - formula).abs().max() < 1e-12
+    with torch.no_grad():
+        assert (attend(q, k, v, sink) - formula).abs().max() < 1e-12
     assert torch.autograd.gradcheck(attend, (q, k, v, sink))
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    q, k, v, sink = tensors((1, 2, 3, 8), (1, 2, 3, 8), (1, 2, 3, 8), (2,))
+    first = torch.autograd.grad(softemax_attention(q, k, v, log_sink=sink).sin().sum(), sink, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize("dtype,bound", [(torch.float32, 2e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])

@@ -282,9 +282,10 @@ def test_a_large_corpus_is_searched_for_duplicates_once(tmp_path, distinct_texts
     (kept,) = (tmp_path / "cache").glob("curvekit-duplicates-*.json")
     whole = kept.read_text()
     assert json.loads(whole)
-    kept.write_text(whole[:20])  # a broken one is made again
-    assert corpus_revision(load_corpus(tmp_path / "rows.jsonl")) == first
-    assert kept.read_text() == whole
+    for broken in (whole[:20], "null", '{"a": 1}', "[1]"):
+        kept.write_text(broken)  # it is made again
+        assert corpus_revision(load_corpus(tmp_path / "rows.jsonl")) == first
+        assert kept.read_text() == whole
     monkeypatch.setattr(corpora, "search_splits", None)
     assert corpus_revision(load_corpus(tmp_path / "rows.jsonl")) == first
 

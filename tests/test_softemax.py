@@ -70,6 +70,7 @@ def test_a_learned_sink_has_its_exact_gradient(variant):
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     sink = torch.randn(3, 1, 1, dtype=torch.float64, generator=generator, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, sink: softemax(x, -1, variant, sink), (x, sink))
+    assert torch.autograd.gradgradcheck(lambda x, sink: softemax(x, -1, variant, sink), (x, sink))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
