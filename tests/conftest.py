@@ -12,7 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+if "CI" not in os.environ:  # there, hypothesis has a profile of its own
+    hypothesis.settings.register_profile("here", deadline=None)  # a machine may be busy
+    hypothesis.settings.load_profile("here")
 
 _HOME = tempfile.TemporaryDirectory(prefix="curvekit-tests-")
 os.environ |= {

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
@@ -33,7 +33,6 @@ class New:
         return torch.rand(self.batch, 2, time, width, generator=self.dice)
 
 
-@settings(deadline=None)
 @example(["reset", "one more", "repeat", "crop", "one more"])
 @given(st.lists(st.sampled_from(list(ACTIONS)), max_size=12))
 @torch.no_grad()
