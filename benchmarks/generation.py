@@ -55,9 +55,8 @@ def _case(name: str, ours_is: str, peer_is: str, ours: Any, peer: Any, new: int,
         if mine.shape != theirs.shape or mine.shape[1] != ours[1].shape[1] + new:
             raise Different(f"the texts have the shapes {tuple(mine.shape)} and {tuple(theirs.shape)}")
         equal = float((mine == theirs).float().mean())
-        if equal < (
-            0.9 if ours[0].device.type == "cpu" else 0.5
-        ):  # a near tie may fall the other way, and all after it
+        least = 0.9 if ours[0].device.type == "cpu" else 0.5  # a near tie may fall the other way, and all after it
+        if equal < least:
             raise Different(f"{equal:.0%} of the greedy tokens are equal")
         return f"{equal:.0%} of the greedy tokens are equal"
 

@@ -93,8 +93,8 @@ def softemax_attention(
         mask = _additive(mask, query)
     key, value = _repeat_heads(query, key, value)
     compiling = torch.compiler.is_compiling()
-    learned = torch.is_grad_enabled() and isinstance(sink, Tensor) and sink.requires_grad
-    differentiated = learned or (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
+    given = (x for x in (query, key, value, sink) if isinstance(x, Tensor))
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     if not (compiling or differentiated):  # one query's attention takes no longer than a few operators
         output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
         return _share_with_sink(output, lse, sink, member.sums_keys)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from curvekit.pretraining import LEAST, UNKNOWN, gather
 from curvekit.results import markdown_table
 from curvekit.runs import Run, load_run
 
+Rows = dict[str, list[dict[str, str]]]  # of each split
 SHOWN = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
 _CONTEXT, _STRIDE = 512, 256
 _PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
@@ -61,9 +62,12 @@ def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], 
     Articles are scored in plain typography, ``<unk>`` included, and counted in the words and bytes of the text as
     WikiText publishes it, which is how lm-evaluation-harness counts.
     """
+    return _measure(folder, gather(data_dir), announce)
+
+
+def _measure(folder: str | Path, rows_of: Rows, announce: Callable[[str], object]) -> dict[str, Any]:
     model, tokenizer = _load(folder)
     figures: dict[str, Any] = {}
-    rows_of = gather(data_dir)
     for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):
             announce(f"scoring {source}, {split}")
@@ -88,11 +92,11 @@ def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], 
     return figures
 
 
-def samples(folder: str | Path, data_dir: str | Path) -> list[dict[str, str]]:
+def _samples(folder: str | Path, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Continuations of how the first held-out articles and stories begin, drawn once with seed 0: none is chosen."""
     model, tokenizer = _load(folder)
     prompts = []
-    for row in gather(data_dir)["test"][:_PROMPTS]:
+    for row in rows[:_PROMPTS]:
         ids = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"][:_PROMPT_TOKENS]
         prompts.append(str(tokenizer.decode(ids)))
     texts = generate(
@@ -107,7 +111,7 @@ def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Cal
     The other finished runs in the run's parent folder are what was tried on the same corpus. Those that were trained
     on another corpus are measured on the same held-out texts.
     """
-    folder = Path(folder)
+    folder, rows_of = Path(folder), gather(data_dir)
     siblings = [load_run(path.parent) for path in run.folder.parent.glob("*/metrics.json")]
     siblings.sort(key=lambda other: (-other.metrics["train_tokens"], other.metrics["validation"]["bits_per_byte"]))
     config = GPT2Config.from_pretrained(folder)
@@ -115,13 +119,13 @@ def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Cal
         "parameters": run.metrics["parameters"],
         "vocabulary": config.vocab_size,
         "shape": {name: getattr(config, name) for name in MINI},
-        "figures": measure(folder, data_dir, announce),
+        "figures": _measure(folder, rows_of, announce),
         "elsewhere": {
-            f"{other.config.corpus} alone": measure(other.folder / "model", data_dir, announce)
+            f"{other.config.corpus} alone": _measure(other.folder / "model", rows_of, announce)
             for other in siblings
             if other.config.corpus != run.config.corpus
         },
-        "samples": samples(folder, data_dir),
+        "samples": _samples(folder, rows_of["test"]),
         "tried": [_tried(other) for other in siblings if other.config.corpus == run.config.corpus],
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
         "settings": {name: value for name, value in run.config.results().items() if name not in ("base", "corpus")},

@@ -80,8 +80,7 @@ def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) ->
     def texts() -> Iterator[str]:
         yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
 
-    large = path.stat().st_size >= _LARGE and unit != "file"
-    rows = cached(texts, f"{unit}-{_digest(path)}") if large else as_dataset(texts())
+    rows = as_dataset(texts()) if unit == "file" else _mapped_if_large(path, texts, unit)
     if not rows.num_rows:
         raise CurvekitError(f"{path} is empty; name a file with text")
     return rows
@@ -94,18 +93,20 @@ def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Anno
     def texts() -> Iterator[str]:
         yield from read_stories(lines(), report, str(path))
 
-    if path.stat().st_size < _LARGE:
-        rows = as_dataset(texts())
-    else:
-        rows = cached(texts, f"story-{_digest(path)}")
-        if not report.stories:  # it was in the cache, and the report was not
-            for _ in texts():
-                pass
+    rows = _mapped_if_large(path, texts, "story")
+    if report == StoryReport():  # the stories were in the cache, and the report was not
+        for _ in texts():
+            pass
     if not rows.num_rows:
         titles = f": it has {report.empty} titles and no story" if report.empty else ""
         raise CurvekitError(f"{path} is empty{titles}; name a file with text")
     announce(f"{path}: {report}")
     return rows
+
+
+def _mapped_if_large(path: Path, texts: Callable[[], Iterable[str]], unit: str) -> Dataset:
+    """``texts()`` of a file: in memory, or of a large file memory-mapped."""
+    return as_dataset(texts()) if path.stat().st_size < _LARGE else cached(texts, f"{unit}-{_digest(path)}")
 
 
 def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:

