@@ -17,11 +17,13 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from curvekit.checkpoints import writing
+from curvekit.corpora import load_corpus
 from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation import generate
 from curvekit.metrics import score_documents
 from curvekit.modeling import MINI, gpt2_fields
+from curvekit.packing import pack
 from curvekit.pretraining import LEAST, UNKNOWN, gather
 from curvekit.results import markdown_table
 from curvekit.runs import Run, load_run
@@ -29,6 +31,7 @@ from curvekit.runs import Run, load_run
 Rows = dict[str, list[dict[str, str]]]  # of each split
 SHOWN = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
 _CONTEXT, _STRIDE = 512, 256
+_HISTORY = 8  # rows of the table of the validation loss over training
 _PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
 
 
@@ -128,6 +131,7 @@ def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Cal
         "samples": _samples(folder, rows_of["test"]),
         "tried": [_tried(other) for other in siblings if other.config.corpus == run.config.corpus],
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
+        "history": _history(run),
         "settings": {name: value for name, value in run.config.results().items() if name not in ("base", "corpus")},
         "sources": read_json(run.folder.parent / "corpus" / "sources.json"),
         "machine": _machine(),
@@ -162,6 +166,10 @@ this folder by `curvekit card curvekit/assets/mini --data-dir DATA`; the signatu
 
 {training}
 
+{history}
+
+A pass is the training text once. The loss is that of the validation documents scored while it trained.
+
 ## Data
 
 {sources}
@@ -176,8 +184,10 @@ were left out; there were {paragraphs_removed}.
 
 {tried}
 
-`loss` is in nats a token of each run's own vocabulary; bits a byte compare across vocabularies. The first documents
-of the validation and test splits, which are of every source, were scored.
+Shape, vocabulary, optimiser, learning rate and dropout are those of the row with the fewest bits a byte among the rows
+with the fewest tokens; as many passes were then made as the time allowed. `loss` is in nats a token of each run's own
+vocabulary; bits a byte compare across vocabularies. The first documents of the validation and test splits, which are
+of every source, were scored.
 
 ## Samples
 
@@ -213,6 +223,10 @@ def markdown(card: dict[str, Any]) -> str:
         if isinstance(of_split, dict)
         for source, counts in of_split.items()
     ]
+    history = [
+        {"tokens seen": f"{row['tokens']:,}", "passes": f"{row['passes']:.2f}", "validation loss": f"{row['loss']:.4f}"}
+        for row in card["history"]
+    ]
     told = {
         "machine": card["machine"],
         "tokens seen": f"{training['train_tokens']:,}",
@@ -235,6 +249,7 @@ def markdown(card: dict[str, Any]) -> str:
         context=_CONTEXT,
         stride=_STRIDE,
         training=markdown_table([{"": name, "value": value} for name, value in told.items()]),
+        history=markdown_table(history),
         sources=markdown_table(sources),
         paragraphs_removed=card["sources"]["paragraphs_removed"],
         least=LEAST,
@@ -249,6 +264,20 @@ def markdown(card: dict[str, Any]) -> str:
 def _quoted(text: str) -> str:
     """Text as Markdown shows it, in a quotation: nothing in it is markup."""
     return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text).replace("\n", "\n>\n> ")
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    """The validation loss at evenly spaced steps, with the tokens seen until then and the passes that they are."""
+    config = run.config
+    text = load_corpus(run.folder.parent / "corpus")["train"]
+    a_pass = len(pack(text, run.tokenizer(), config.block_size)) * config.block_size
+    rows = [row for row in run.history if "validation_loss" in row]
+    chosen = rows[:: -max(1, len(rows) // _HISTORY)][::-1]  # the last is among them
+    a_step = config.batch_size * config.accumulate * config.block_size
+    return [
+        {"tokens": row["step"] * a_step, "passes": row["step"] * a_step / a_pass, "loss": row["validation_loss"]}
+        for row in chosen
+    ]
 
 
 def _tried(run: Run) -> dict[str, Any]:

@@ -346,7 +346,7 @@ def parser() -> argparse.ArgumentParser:
         "pretrain a small base on novels, stories and articles; given again after a stop, it goes on",
         "  curvekit pretrain --data-dir data\n"
         "  nohup curvekit pretrain --data-dir data --ship mini > pretrain.log 2>&1 &\n"
-        "  curvekit pretrain --data-dir data --name wide --model n_layer=4 n_embd=320 n_head=5",
+        "  curvekit pretrain --data-dir data --name deep --model n_layer=6 n_embd=256 n_head=4",
         "curvekit pretrain --data-dir FOLDER [--out FOLDER] [--name NAME] [--ship FOLDER] [SETTING ...]",
     )
     each.add_argument(

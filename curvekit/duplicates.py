@@ -139,12 +139,15 @@ class _Index:
             sets.append(_runs(numbers))
         self.sizes = np.array([len(runs) for runs in sets], np.int64)
         near = [number for number, size in enumerate(self.sizes) if size >= LEAST]
-        owners = np.repeat(np.array(near, np.int64), self.sizes[near])
         runs = np.concatenate([sets[number] for number in near] or [np.empty(0, np.uint64)])
+        del sets  # of a large corpus these are millions of numbers, of which each copy counts
         order = np.argsort(runs, kind="stable")
-        self.owners = owners[order]
-        self.runs, self.begins, counts = np.unique(runs[order], return_index=True, return_counts=True)
-        self.counts = np.minimum(counts, _OWNERS)
+        self.owners = np.repeat(np.array(near, np.int32), self.sizes[near])[order]
+        runs = runs[order]
+        del order
+        self.begins = np.flatnonzero(np.diff(runs, prepend=~runs[:1]))
+        self.runs = runs[self.begins]
+        self.counts = np.minimum(np.diff(self.begins, append=len(runs)), _OWNERS).astype(np.int8)
 
     def find(self, number: int, text: str) -> Duplicate | None:
         numbers = _numbers(text)

@@ -71,7 +71,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sink": {"attention": "sink"},
 }
 
-MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 4}
+MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
 BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 

@@ -120,6 +120,9 @@ def test_the_card_tells_what_the_files_score(shipped, data):
     page = (shipped / "README.md").read_text(encoding="utf-8")
     assert f"{card['figures']['stories test']['bits_per_byte']:.4f}" in page
     assert f"{card['parameters']:,} parameters" in page
+    last = card["history"][-1]
+    assert last["tokens"] == card["training"]["train_tokens"] and f"{last['loss']:.4f}" in page
+    assert 0 < last["passes"] < 1, "three steps do not read it all"
 
 
 def test_words_and_bytes_are_counted_on_the_published_text(shipped, data):
