@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,31 @@ from curvekit.generation import generate
 from curvekit.metrics import score_documents
 from curvekit.modeling import MINI, gpt2_fields
 from curvekit.packing import pack
-from curvekit.pretraining import LEAST, UNKNOWN, gather
+from curvekit.pretraining import LEAST, UNKNOWN, Rows, gather
 from curvekit.results import markdown_table
 from curvekit.runs import Run, load_run
 
-Rows = dict[str, list[dict[str, str]]]  # of each split
 SHOWN = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
 _CONTEXT, _STRIDE = 512, 256
+_FEW = 8  # documents of each kind on which all that was tried is compared
 _HISTORY = 8  # rows of the table of the validation loss over training
 _PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
+
+
+def publish(run: Run, folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> None:
+    """:func:`ship`, then measure what was shipped and write ``card.json`` and ``README.md`` beside it.
+
+    The other finished runs in the run's parent folder are what was tried; all are measured on the same texts.
+    """
+    rows_of = gather(data_dir)  # what is wrong with it shows before anything is written
+    _write_card(run, ship(run, folder), rows_of, announce)
 
 
 def ship(run: Run, folder: str | Path) -> Path:
     """Write the model of a finished pretraining run to ``folder``: GPT-2 in fp16 safetensors, and its tokeniser.
 
     ``AutoModelForCausalLM.from_pretrained(folder)`` gives float32, which is what the weights are computed in;
-    generation never writes the tokens of WikiText's ``<unk>``.
+    generation never writes the tokens of WikiText's ``<unk>``. The folder is replaced as a whole, card and all.
 
     Raises:
         CurvekitError: the run is not finished, or is no plain GPT-2.
@@ -51,11 +61,19 @@ def ship(run: Run, folder: str | Path) -> Path:
     model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config) | {"use_cache": True}))
     model.load_state_dict(trained.state_dict())
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
-    folder.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir(parents=True)
     with writing(folder):
-        model.half().save_pretrained(folder)
-        write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
-        tokenizer.save_pretrained(folder)
+        model.half().save_pretrained(new)
+        write_json(new / "config.json", read_json(new / "config.json") | {"dtype": "float32"})
+        tokenizer.save_pretrained(new)
+        (new / "model.safetensors").chmod(0o644)  # for all who may read the package
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -65,16 +83,22 @@ def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], 
     Articles are scored in plain typography, ``<unk>`` included, and counted in the words and bytes of the text as
     WikiText publishes it, which is how lm-evaluation-harness counts.
     """
-    return _measure(folder, gather(data_dir), announce)
+    return _measure(*_load(folder), Path(folder).resolve().name, gather(data_dir), announce)
 
 
-def _measure(folder: str | Path, rows_of: Rows, announce: Callable[[str], object]) -> dict[str, Any]:
-    model, tokenizer = _load(folder)
+def _measure(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    rows_of: Rows,
+    announce: Callable[[str], object],
+    documents: int | None = None,
+) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):
             announce(f"scoring {source}, {split}")
-            chosen = [row for row in rows_of[split] if row["source"] == source]
+            chosen = [row for row in rows_of[split] if row["source"] == source][:documents]
             score = score_documents(
                 model,
                 tokenizer,
@@ -82,7 +106,7 @@ def _measure(folder: str | Path, rows_of: Rows, announce: Callable[[str], object
                 context=_CONTEXT,
                 stride=_STRIDE,
                 progress=True,
-                signature={"model": Path(folder).resolve().name, "corpus": source, "split": split},
+                signature={"model": name, "corpus": source, "split": split},
             )
             score.words = np.array([len(row["original"].split()) for row in chosen])
             score.bytes = np.array([len(row["original"].encode()) for row in chosen])
@@ -108,33 +132,22 @@ def _samples(folder: str | Path, rows: Sequence[dict[str, str]]) -> list[dict[st
     return [{"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def write_card(run: Run, folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> None:
-    """Measure what was shipped and write ``card.json`` and ``README.md`` beside it.
-
-    The other finished runs in the run's parent folder are what was tried on the same corpus. Those that were trained
-    on another corpus are measured on the same held-out texts.
-    """
-    folder, rows_of = Path(folder), gather(data_dir)
-    siblings = [load_run(path.parent) for path in run.folder.parent.glob("*/metrics.json")]
-    siblings.sort(key=lambda other: (-other.metrics["train_tokens"], other.metrics["validation"]["bits_per_byte"]))
+def _write_card(run: Run, folder: Path, rows_of: Rows, announce: Callable[[str], object]) -> None:
     config = GPT2Config.from_pretrained(folder)
+    tried = [_tried(load_run(path.parent), rows_of, announce) for path in run.folder.parent.glob("*/metrics.json")]
+    tried.sort(key=lambda row: (-row["tokens"], row["bits_per_byte"]["stories validation"]))
     card = {
         "parameters": run.metrics["parameters"],
         "vocabulary": config.vocab_size,
         "shape": {name: getattr(config, name) for name in MINI},
-        "figures": _measure(folder, rows_of, announce),
-        "elsewhere": {
-            f"{other.config.corpus} alone": _measure(other.folder / "model", rows_of, announce)
-            for other in siblings
-            if other.config.corpus != run.config.corpus
-        },
+        "figures": _measure(*_load(folder), folder.resolve().name, rows_of, announce),
         "samples": _samples(folder, rows_of["test"]),
-        "tried": [_tried(other) for other in siblings if other.config.corpus == run.config.corpus],
+        "tried": tried,
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
         "history": _history(run),
         "settings": {name: value for name, value in run.config.results().items() if name not in ("base", "corpus")},
         "sources": read_json(run.folder.parent / "corpus" / "sources.json"),
-        "machine": _machine(),
+        "machine": f"{_machine()}, {torch.get_num_threads()} threads",
     }
     write_json(folder / "card.json", card)
     write_text(folder / "README.md", markdown(card))
@@ -178,16 +191,16 @@ The novels and stories are in the public domain; their edition's work is CC0 (St
 CC BY-SA. WikiText's spaced punctuation, ` @-@ ` and headings were put back into plain typography. Its `<unk>` is a
 vocabulary entry of its own, learned where it stands, so that WikiText's test text can be scored, and suppressed when
 the model writes. Training paragraphs of {least} characters or more that also stand in a held-out text, or in `pydocs`,
-were left out; there were {paragraphs_removed}.
+were left out; there were {paragraphs_removed}. Stories that share such a paragraph with a text that trains are not
+held out.
 
 ## What was tried
 
 {tried}
 
-Shape, vocabulary, optimiser, learning rate and dropout are those of the row with the fewest bits a byte among the rows
-with the fewest tokens; as many passes were then made as the time allowed. `loss` is in nats a token of each run's own
-vocabulary; bits a byte compare across vocabularies. The first documents of the validation and test splits, which are
-of every source, were scored.
+Bits a byte, all on the same texts: the first {few} articles and the first {few} stories of each split. Shape,
+vocabulary, optimiser, learning rate and dropout were chosen among the runs of the fewest tokens, by validation; as many
+passes were then made as the time allowed.
 
 ## Samples
 
@@ -209,13 +222,11 @@ None was chosen. An arrow marks where the model goes on.
 def markdown(card: dict[str, Any]) -> str:
     """The card as a page."""
     settings, training = card["settings"], card["training"]
-    measured = {"": card["figures"]} | {f", by the same shape trained on {k}": v for k, v in card["elsewhere"].items()}
     figures = [
-        {"text": name + by}
+        {"text": name}
         | {shown.replace("_", " "): f"{figure[shown]:.4f}" for shown in SHOWN}
         | {"tokens": f"{figure['tokens']:,}"}
-        for by, of_model in measured.items()
-        for name, figure in of_model.items()
+        for name, figure in card["figures"].items()
     ]
     sources = [
         {"split": split, "source": source} | {name: f"{count:,}" for name, count in counts.items()}
@@ -253,7 +264,8 @@ def markdown(card: dict[str, Any]) -> str:
         sources=markdown_table(sources),
         paragraphs_removed=card["sources"]["paragraphs_removed"],
         least=LEAST,
-        tried=markdown_table(card["tried"]),
+        tried=markdown_table([_tried_row(row) for row in card["tried"]]),
+        few=_FEW,
         temperature=_TEMPERATURE,
         top_p=_TOP_P,
         samples=written,
@@ -280,23 +292,37 @@ def _history(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _tried(run: Run) -> dict[str, Any]:
-    """What a run tried, as a line of a table."""
+def _tried(run: Run, rows_of: Rows, announce: Callable[[str], object]) -> dict[str, Any]:
+    """What a run tried, and what it reached on the first held-out documents of each kind."""
+    announce(f"measuring what was tried: {run.folder.name}")
     config, metrics = run.config, run.metrics
     shape = read_json(run.folder / "model" / "config.json")
+    reached = _measure(run.model(), run.tokenizer(), run.folder.name, rows_of, announce, _FEW)
     return {
         "run": run.folder.name,
-        "layers x width": f"{shape['n_layer']} x {shape['n_embd']}",
-        "vocabulary": f"{len(run.tokenizer()):,}",
-        "parameters": f"{metrics['parameters']:,}",
-        "optimiser": config.optimizer,
-        "learning rate": f"{config.learning_rate:g}",
-        "dropout": f"{config.dropout:g}",
-        "tokens seen": f"{metrics['train_tokens']:,}",
-        "validation loss": f"{metrics['validation']['loss']:.4f}",
-        "validation bits/byte": f"{metrics['validation']['bits_per_byte']:.4f}",
-        "test bits/byte": f"{metrics['bits_per_byte']:.4f}",
+        "corpus": Path(config.corpus).name,
+        "shape": {name: shape[name] for name in MINI},
+        "vocabulary": len(run.tokenizer()),
+        "parameters": metrics["parameters"],
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "dropout": config.dropout,
+        "tokens": metrics["train_tokens"],
+        "bits_per_byte": {name: figure["bits_per_byte"] for name, figure in reached.items()},
     }
+
+
+def _tried_row(tried: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "run": tried["run"],
+        "trained on": "this corpus" if tried["corpus"] == "corpus" else f"{tried['corpus']} alone",
+        "layers x width": f"{tried['shape']['n_layer']} x {tried['shape']['n_embd']}",
+        "vocabulary": f"{tried['vocabulary']:,}",
+        "parameters": f"{tried['parameters']:,}",
+        "optimiser": f"{tried['optimizer']}, {tried['learning_rate']:g}",
+        "dropout": f"{tried['dropout']:g}",
+        "tokens seen": f"{tried['tokens']:,}",
+    } | {name: f"{value:.4f}" for name, value in tried["bits_per_byte"].items()}
 
 
 def _machine() -> str:

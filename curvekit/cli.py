@@ -113,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
-    from curvekit.cards import ship, write_card
+    from curvekit.cards import publish
     from curvekit.pretraining import pretrain
 
     settings = _given(arguments) | {"data_dir": arguments.data_dir}
@@ -121,7 +121,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     _print_metrics(run.metrics)
     print(f"{'run':<18}{run.folder}")
     if arguments.ship:
-        write_card(run, ship(run, arguments.ship), arguments.data_dir, announce=_say)
+        publish(run, arguments.ship, arguments.data_dir, announce=_say)
         print(f"{'shipped':<18}{arguments.ship}")
 
 

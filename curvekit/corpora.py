@@ -5,10 +5,10 @@ hub. What is named explicitly is never replaced: a ``data_dir`` that lacks the c
 
 A source without splits gets reproducible ones: 90 % train, and of the 10 % held out half is for validation and half
 for the test. Independent documents (articles, stories, lines, rows, files) are divided by the hash of their text: the
-place of a document depends on its own words, so that equal ones stay on one side and further ones move none; a
-running text is divided from front to back. Where documents were divided here, those that train and nearly repeat a
-held-out one are left out, as ``curvekit.duplicates`` says and ``announce`` is told. Published splits are never
-changed: their test sets must stay comparable.
+place of a document depends on its own words, so that equal ones stay on one side and, unless a split would be empty,
+further ones move none; a running text is divided from front to back. Where documents were divided here, those that
+train and nearly repeat a held-out one are left out, as ``curvekit.duplicates`` says and ``announce`` is told. Published
+splits are never changed: their test sets must stay comparable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from curvekit import documents, duplicates, hub, pydocs
-from curvekit.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset
+from curvekit.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset, suffix
 from curvekit.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, write_json
@@ -110,7 +110,7 @@ def load_corpus(
             raise CurvekitError(f"corpus {name!r} has documents of its own; leave document={document!r} out")
         corpus, source = _load_named(name, folder, announce)
     else:
-        path = _existing_path(name, folder or _environment_folder())
+        path = existing_path(name, folder)
         corpus, source = _load_path(path, document, announce), str(path.resolve())
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name}: {sizes} documents, from {source}")
@@ -173,8 +173,9 @@ def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path |
     root = data_dir or _environment_folder()
     if root is None:
         return None
-    another = root.resolve().name.removesuffix("-raw-v1") in CORPORA.keys() - {name}
-    for folder in (root / name, root / f"{name}-raw-v1", *([] if another else [root])):
+    here = root.resolve().name.removesuffix("-raw-v1")
+    itself = here == name or (data_dir and here not in CORPORA)  # CURVEKIT_DATA serves all names, data_dir this one
+    for folder in (root / name, root / f"{name}-raw-v1", *([root] if itself else [])):
         if _split_files(folder) or (name in _FILES and (folder / _FILES[name]).exists()):
             return folder
     files = _FILES.get(name, "train, valid and test files (.txt, .raw, .parquet)")
@@ -240,14 +241,19 @@ def _load_shakespeare(folder: Path, announce: Announce) -> DatasetDict:
     return _split_in_order(as_dataset(documents.passages(io.StringIO(whole))), str(folder))
 
 
-def _existing_path(name: str, data_dir: Path | None) -> Path:
-    candidates = [Path(name).expanduser(), *([data_dir / name] if data_dir else [])] if name else []
-    for path in candidates:
-        if path.is_dir() or (path.suffix in SUFFIXES and path.exists()):
+def existing_path(name: str, data_dir: Path | None = None) -> Path:
+    """The file or folder of this name in ``data_dir``, else here, else in CURVEKIT_DATA.
+
+    Raises:
+        CurvekitError: it is in none of them, or is no kind of file that is read.
+    """
+    roots = [root for root in (data_dir, Path(), _environment_folder()) if root is not None]
+    for path in (root / Path(name).expanduser() for root in roots if name):
+        if path.is_dir() or (suffix(path) in SUFFIXES and path.exists()):
             return path
         if path.exists():
             raise CurvekitError(f"{path} is none of {', '.join(SUFFIXES)}; convert it, or name a folder")
-    if "/" in name or os.sep in name or name.startswith((".", "~")) or Path(name).suffix in SUFFIXES:
+    if "/" in name or os.sep in name or name.startswith((".", "~")) or suffix(Path(name)) in SUFFIXES:
         raise CurvekitError(
             f"there is no file or folder {name!r}; name an existing one or a corpus ({', '.join(CORPORA)})"
         )
@@ -258,21 +264,25 @@ def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
     if path.is_dir():
         if _split_files(path):
             return _load_splits(path, unit, announce)
-        seen = (file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-        files = sorted(file for file in seen if "/." not in f"/{file.relative_to(path).as_posix()}")
+        inside = (file for file in path.rglob("*") if file.is_file())
+        seen = sorted(file for file in inside if "/." not in f"/{file.relative_to(path).as_posix()}")
+        files = [file for file in seen if suffix(file) in SUFFIXES]
         if not files:
             raise CurvekitError(f"{path} holds no file of {', '.join(SUFFIXES)}; name a folder that does")
+        if others := [file.name for file in seen if suffix(file) not in SUFFIXES]:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            announce(f"{path}: {len(others):,} files that are none of {', '.join(SUFFIXES)} left out ({shown})")
         units = [_folder_unit(file) if unit == "auto" else unit for file in files]
         parts = [documents.read_files([file], each, announce) for file, each in zip(files, units, strict=True)]
         return _divide(concatenate_datasets(parts), str(path), announce)
-    if path.suffix in TABLES:
+    if suffix(path) in TABLES:
         return _divide(documents.read_table(path, unit, announce), str(path), announce)
     return _split_text(path, unit, announce)
 
 
 def _folder_unit(path: Path) -> str:
     """A text of a folder is one document, but stories are told apart."""
-    if path.suffix in TABLES:
+    if suffix(path) in TABLES:
         return "auto"
     return "story" if documents.natural_unit(path) == "story" else "file"
 
@@ -301,7 +311,7 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         named = path.stem if path.parent == folder else path.parent.name
-        if path.suffix in SUFFIXES and path.is_file() and (match := _SPLIT.fullmatch(named)):
+        if suffix(path) in SUFFIXES and path.is_file() and (match := _SPLIT.fullmatch(named)):
             found.setdefault(_SPLIT_NAMES[match[1]], []).append(path)
     return found
 
@@ -323,9 +333,10 @@ def _divide(rows: Dataset, source: str, announce: Announce) -> DatasetDict:
     """Splits of independent documents, of which none that trains repeats a held-out one."""
     corpus = _split_by_hash(rows, source)
     cleaned, report = remove_duplicates(corpus, _duplicates(corpus))
-    if not all(cleaned[split].num_rows for split in SPLITS):
-        announce(f"{source}: its documents repeat each other so much that a split would be empty; all were kept")
-        return corpus
+    for split in (split for split in SPLITS if not cleaned[split].num_rows):
+        announce(f"{source}: every {split} document repeats a held-out one; they were kept, or there would be none")
+        cleaned[split] = corpus[split]
+        report.removed = [each for each in report.removed if each.split != split]
     if report.removed:
         announce(f"{source}: {report}")
     return cleaned

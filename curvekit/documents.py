@@ -13,20 +13,22 @@ auto        story where the text begins with ``<sos>``, article where it begins 
             passage where blank lines separate its parts, else line
 ==========  ==================================================================================================
 
-A row of a table is one document, but ``article`` reads it as a line and ``story``, or ``auto`` where the first row
-begins with ``<sos>``, reads the stories in it. Joined, the articles, passages or files of a text are the text again;
-lines and paragraphs lose the space around.
+A row of a table is one document, but ``article`` reads it as a line, across the shards of a split, and ``story``, or
+``auto`` where the first row begins with ``<sos>``, reads the stories in it. Joined, the articles, passages or files of
+a text are the text again; lines and paragraphs lose the space around.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import io
 import itertools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -47,6 +49,7 @@ Announce = Callable[[str], object]
 
 _PASSAGE = 4000  # characters
 _LARGE = 32 * 2**20  # bytes, above which a file does not lie in memory as a whole
+_RETURNS = re.compile(r"\r+\n")
 _TITLE = re.compile(r" ?= (?!= ).*(?<! =) = *\n?")
 _log = logging.getLogger(__name__)
 
@@ -63,9 +66,17 @@ def read_files(paths: Iterable[Path], unit: str = "auto", announce: Announce = _
         CurvekitError: a file is empty, binary, not UTF-8, cut off, or a table without a column ``text``; text outside
             of a story in a file of stories.
     """
+    paths = list(paths)
+    if unit == "article" and all(suffix(path) in TABLES for path in paths):
+        return _read_articles(paths)
     return concatenate_datasets(
-        [(read_table if path.suffix in TABLES else read_text)(path, unit, announce) for path in paths]
+        [(read_table if suffix(path) in TABLES else read_text)(path, unit, announce) for path in paths]
     )
+
+
+def suffix(path: Path) -> str:
+    """The end of the name, which says what the file holds; ``STORY.TXT`` is text too."""
+    return path.suffix.lower()
 
 
 def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) -> Dataset:
@@ -80,7 +91,7 @@ def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) ->
     def texts() -> Iterator[str]:
         yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
 
-    rows = as_dataset(texts()) if unit == "file" else _mapped_if_large(path, texts, unit)
+    rows = as_dataset(texts()) if unit == "file" else _mapped_if_large([path], texts, unit)
     if not rows.num_rows:
         raise CurvekitError(f"{path} is empty; name a file with text")
     return rows
@@ -93,7 +104,7 @@ def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Anno
     def texts() -> Iterator[str]:
         yield from read_stories(lines(), report, str(path))
 
-    rows = _mapped_if_large(path, texts, "story")
+    rows = _mapped_if_large([path], texts, "story")
     if report == StoryReport():  # the stories were in the cache, and the report was not
         for _ in texts():
             pass
@@ -104,9 +115,11 @@ def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Anno
     return rows
 
 
-def _mapped_if_large(path: Path, texts: Callable[[], Iterable[str]], unit: str) -> Dataset:
-    """``texts()`` of a file: in memory, or of a large file memory-mapped."""
-    return as_dataset(texts()) if path.stat().st_size < _LARGE else cached(texts, f"{unit}-{_digest(path)}")
+def _mapped_if_large(paths: Sequence[Path], texts: Callable[[], Iterable[str]], unit: str) -> Dataset:
+    """``texts()`` of these files: in memory, or of large ones memory-mapped."""
+    if sum(path.stat().st_size for path in paths) < _LARGE:
+        return as_dataset(texts())
+    return cached(texts, f"{unit}-{_digest(paths)}")
 
 
 def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
@@ -128,10 +141,12 @@ def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
         ) from error
 
 
-def _digest(path: Path) -> str:
-    """12 hexadecimal digits of a file and of how it is read here."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+def _digest(paths: Sequence[Path]) -> str:
+    """12 hexadecimal digits of files and of how they are read here."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     for room in (__file__, stories.__file__):
         digest.update(Path(room).read_bytes())
     return digest.hexdigest()[:12]
@@ -142,30 +157,9 @@ def read_table(path: Path, unit: str = "auto", announce: Announce = _log.info) -
 
     Large files are memory-mapped from the cache of ``datasets``; nothing is written beside the file.
     """
-    if not path.stat().st_size:
-        raise CurvekitError(f"{path} is empty; name a file with documents")
-    if path.suffix != ".parquet":
-        for _ in read_lines(path):  # says which byte is wrong, as the parsers do not
-            pass
-    options = {"keep_default_na": False} if path.suffix == ".csv" else {}  # "None" and "NA" are words here
-    try:
-        with quiet_in_logs():
-            builder, files = TABLES[path.suffix], str(path.resolve())
-            table = load_dataset(builder, data_files=files, split="train", **options)
-    except Exception as error:
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise CurvekitError(
-            f"{path} is cut off or is not {path.suffix[1:]} ({reason}); restore or convert the file"
-        ) from error
-    if "text" not in table.column_names:
-        names = ", ".join(map(repr, table.column_names))
-        raise CurvekitError(f"{path} has no column 'text' (columns: {names}); rename the one with the documents")
-    kind = getattr(table.features["text"], "dtype", "lists")
-    if kind not in ("string", "large_string"):
-        raise CurvekitError(f"the column 'text' of {path} holds {kind}, expected strings")
-    if unit == "article":  # as the hub has wikitext; its blank rows lack the space of the original files
-        lines = (line or " " for row in table["text"] for line in row.removesuffix("\n").split("\n"))
-        return as_dataset(_articles(line + "\n" for line in lines))
+    if unit == "article":
+        return _read_articles([path])
+    table = _table(path)
     kept = [row for row, text in enumerate(table["text"]) if text and text.strip()]
     if not kept:
         raise CurvekitError(f"{path} is empty: no row has text; name a file with documents")
@@ -178,8 +172,53 @@ def read_table(path: Path, unit: str = "auto", announce: Announce = _log.info) -
     return table if table.features == FEATURES else as_dataset(table["text"])
 
 
+def _read_articles(paths: Sequence[Path]) -> Dataset:
+    """The articles of tables that hold a line a row; one that goes on in the next shard is one."""
+    tables = [_table(path) for path in paths]
+
+    def texts() -> Iterator[str]:  # the hub's blank rows lack the space of the original files
+        rows = (row or "" for table in tables for row in table["text"])
+        lines = (f"{line or ' '}\n" for row in rows for line in row.removesuffix("\n").split("\n"))
+        yield from (article for article in _articles(lines) if article.strip())
+
+    rows = _mapped_if_large(paths, texts, "article")
+    if not rows.num_rows:
+        raise CurvekitError(f"{paths[0]} is empty: no row has text; name a file with articles")
+    return rows
+
+
+def _table(path: Path) -> Dataset:
+    """The rows of a file that has a column ``text`` of strings."""
+    if not path.stat().st_size:
+        raise CurvekitError(f"{path} is empty; name a file with documents")
+    if suffix(path) != ".parquet":
+        for _ in read_lines(path):  # says which byte is wrong, as the parsers do not
+            pass
+    options = {"keep_default_na": False} if suffix(path) == ".csv" else {}  # "None" and "NA" are words here
+    try:
+        with quiet_in_logs():
+            builder, files = TABLES[suffix(path)], glob.escape(str(path.resolve()))
+            table = load_dataset(builder, data_files=files, split="train", **options)
+    except Exception as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise CurvekitError(
+            f"{path} is cut off or is not {suffix(path)[1:]} ({reason}); restore or convert the file"
+        ) from error
+    if suffix(path) == ".csv" and any(name.startswith("__index_level_") for name in table.column_names):
+        raise CurvekitError(f"{path} has more fields in its rows than names in its header; quote texts with commas")
+    if suffix(path) == ".csv" and {"text", "text.1"} <= {*table.column_names}:  # so a second one is called
+        raise CurvekitError(f"{path} has two columns 'text'; rename the one without the documents")
+    if "text" not in table.column_names:
+        names = ", ".join(map(repr, table.column_names))
+        raise CurvekitError(f"{path} has no column 'text' (columns: {names}); rename the one with the documents")
+    kind = getattr(table.features["text"], "dtype", "lists")
+    if kind not in ("string", "large_string"):
+        raise CurvekitError(f"the column 'text' of {path} holds {kind}, expected strings")
+    return table
+
+
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, one at a time; a byte order mark and carriage returns go.
+    """The lines of a UTF-8 file with their ends, one at a time; a byte order mark goes, carriage returns end a line.
 
     Raises:
         CurvekitError: a NUL byte or a byte that is not UTF-8, with its offset.
@@ -193,7 +232,8 @@ def read_lines(path: Path) -> Iterator[str]:
                 if binary or b"\0" in line:
                     raise CurvekitError(f"{path} is a binary file (it holds NUL bytes), expected UTF-8 text")
                 text = line.decode("utf-8")
-                yield (text.removeprefix("\ufeff") if place == 0 else text).replace("\r\n", "\n")
+                text = text.removeprefix("\ufeff") if place == 0 else text
+                yield from [text] if "\r" not in text else io.StringIO(_RETURNS.sub("\n", text), newline=None)
                 place += len(line)
     except UnicodeDecodeError as error:
         raise CurvekitError(

@@ -19,8 +19,9 @@ from transformers import GPT2Config
 
 from curvekit.corpora import load_corpus
 from curvekit.documents import read_lines
+from curvekit.duplicates import find_duplicates
 from curvekit.errors import CurvekitError
-from curvekit.files import write_json, write_jsonl
+from curvekit.files import read_json, write_json, write_jsonl
 from curvekit.modeling import MINI
 from curvekit.runs import PRETRAINING, Run, RunConfig
 from curvekit.tokenization import MINI_VOCABULARY, train_bpe
@@ -30,6 +31,8 @@ from curvekit.typography import plain
 UNKNOWN = (" <unk>", "<unk>")  # of WikiText-2: entries of their own, learned where they stand, never generated
 
 LEAST = 80  # characters of a paragraph that can betray a held-out text; shorter ones are "Yes, sir." and chapter heads
+
+Rows = dict[str, list[dict[str, str]]]  # of each split
 
 
 def pretrain(
@@ -49,13 +52,16 @@ def pretrain(
         vocabulary: entries of the byte-level BPE.
         announce: is told what is being done.
         settings: fields of :class:`RunConfig` over :data:`curvekit.runs.PRETRAINING`; ``model`` may hold
-            ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``.
+            ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``. ``base`` and ``corpus`` are those made here.
 
     Raises:
-        CurvekitError: data that are not there, or as :func:`curvekit.training.train`.
+        CurvekitError: data that are not there, a vocabulary learned for a model of another shape, or as
+            :func:`curvekit.training.train`.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     corpus, start = out / "corpus", out / f"start-{vocabulary}"
+    chosen = PRETRAINING | settings | {"vocabulary": vocabulary}
+    RunConfig.from_dict(chosen | {"base": "mini", "corpus": "pydocs"}).validate()  # before the long reading
     if not (corpus / "sources.json").exists():
         announce("reading the corpus")
         prepare(data_dir, corpus)
@@ -67,27 +73,26 @@ def pretrain(
         GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI).save_pretrained(
             start
         )  # last: it marks the folder whole
-    config = RunConfig.from_dict(PRETRAINING | {"base": str(start), "corpus": str(corpus)} | settings)
-    return train(config, out / name)
+    shape = read_json(start / "config.json")
+    if {name: shape.get(name) for name in MINI} != MINI:
+        raise CurvekitError(f"{start} was made for a model of another shape; remove it, or choose another --out")
+    return train(RunConfig.from_dict(chosen | {"base": str(start), "corpus": str(corpus)}), out / name)
 
 
 def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
     """Write the documents of :func:`gather` as ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``.
 
-    A training paragraph that also stands, verbatim, in a held-out text or in ``pydocs`` is left out.
-    ``sources.json``, written last, counts all this and is returned.
+    A training paragraph that also stands, verbatim, in a held-out text or in ``pydocs`` is left out; of novels and
+    stories one that repeats half of its runs of words there as well (WikiText's own splits share such paragraphs, and
+    stay as published). ``sources.json``, written last, counts all this and is returned.
     """
     folder, rows = Path(folder), gather(data_dir)
     documentation = load_corpus("pydocs")
-    known = {
-        line
-        for text in itertools.chain(
-            *(documentation[split]["text"] for split in documentation),
-            (row["text"] for split in ("validation", "test") for row in rows[split]),
-        )
-        for line in text.split("\n")
-        if len(line) >= LEAST
-    }
+    held_out = [text for split in documentation for text in documentation[split]["text"]]
+    held_out += [row["text"] for split in ("validation", "test") for row in rows[split]]
+    known = {line for text in held_out for line in _paragraphs(text)}
+    told = list(itertools.chain(*(_paragraphs(row["text"]) for row in rows["train"] if row["source"] != "wikitext-2")))
+    known |= {told[found.text] for found in find_duplicates(told, held_out)}
     removed = 0
     for row in rows["train"]:
         lines = row["text"].split("\n")
@@ -104,15 +109,17 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
     return sources
 
 
-def gather(data_dir: str | Path) -> dict[str, list[dict[str, str]]]:
+def gather(data_dir: str | Path) -> Rows:
     """The documents of every split: rows ``text``, ``source``, and ``original``, the text as it was published.
 
     Articles train, validate and test as WikiText-2 publishes them, in plain typography; stories as the corpus
-    ``stories`` divides them; novels only train. The first documents of a held-out split are of every source.
+    ``stories`` divides them, but one that shares a paragraph with a text that trains is held out no more; novels only
+    train. The first documents of a held-out split are of every source.
     """
     data_dir = Path(data_dir).expanduser()
     articles, tales = load_corpus("wikitext-2", data_dir), load_corpus("stories", data_dir)
-    novels = {path.stem: [line.strip() for line in read_lines(path)] for path in sorted((data_dir / "books").glob("*"))}
+    books = sorted((data_dir / "books").glob("*.txt"))
+    novels = {path.stem: [line.strip() for line in read_lines(path)] for path in books}
     if not novels:
         raise CurvekitError(f"{data_dir} lacks novels; expected books/*.txt there, one paragraph a line")
     told = {
@@ -124,11 +131,20 @@ def gather(data_dir: str | Path) -> dict[str, list[dict[str, str]]]:
         for split in articles
     }
     whole = [{"text": "\n".join(filter(None, lines)), "source": name} for name, lines in novels.items()]
+    train = [*whole, *told["train"], *read["train"]]
+    paragraphs = [line for row in train for line in _paragraphs(row["text"])]
+    for split in ("validation", "test"):
+        again = {found.held_out for found in find_duplicates(paragraphs, [row["text"] for row in told[split]])}
+        told[split] = [row for number, row in enumerate(told[split]) if number not in again]
     return {
-        "train": [*whole, *told["train"], *read["train"]],
+        "train": train,
         "validation": _interleaved(read["validation"], told["validation"]),
         "test": _interleaved(read["test"], told["test"]),
     }
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [line for line in text.split("\n") if len(line) >= LEAST]
 
 
 def _interleaved(*parts: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -211,12 +211,13 @@ class RunConfig:
         """
         for each in fields(self):
             _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
-        from curvekit.corpora import CORPORA
+        from curvekit.corpora import CORPORA, existing_path
         from curvekit.modeling import BASES, RECIPES, check_freeze
 
         pick(self.recipe, RECIPES, "recipe")
-        _pick_or_path(self.base, BASES, "base")
-        _pick_or_path(self.corpus, CORPORA, "corpus", self.data_dir)
+        _pick_base(self.base, BASES)
+        if self.corpus not in CORPORA:
+            existing_path(self.corpus, Path(self.data_dir).expanduser() if self.data_dir else None)
         check_freeze(self.freeze)
         if self.tokenizer != "base" and not self.scratch:
             raise CurvekitError(
@@ -275,14 +276,13 @@ def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
             raise CurvekitError(f"{name} is {value}; give at most {most}")
 
 
-def _pick_or_path(name: str, known: Any, what: str, folder: str | None = None) -> None:
-    """A known name, something on this disk, or a hub name ``owner/name`` pass; a misspelt name does not."""
-    here = Path(folder or ".").expanduser() / Path(name).expanduser()
-    if name in known or here.exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+def _pick_base(name: str, known: Any) -> None:
+    """A known name, a folder on this disk, or a hub name ``owner/name`` pass; a misspelt name does not."""
+    if name in known or Path(name).expanduser().exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return
-    if Path(name).suffix in (".txt", ".jsonl", ".csv", ".parquet") or name.startswith((".", "/", "~")):
-        raise CurvekitError(f"there is no {name}; give an existing {what}, or one of: {', '.join(known)}")
-    pick(name, known, what)
+    if name.startswith((".", "/", "~")):
+        raise CurvekitError(f"there is no {name}; give an existing base, or one of: {', '.join(known)}")
+    pick(name, known, "base")
 
 
 @dataclass

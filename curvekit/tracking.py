@@ -32,8 +32,8 @@ class Watcher:
     def row(self, row: Row) -> None:
         """A step or a validation."""
 
-    def say(self, text: str) -> None:
-        """What the run does now."""
+    def say(self, text: str, lasting: bool = False) -> None:
+        """What the run does now, or, ``lasting``, what one may want to read afterwards."""
 
     def finish(self, metrics: Row, samples: list[Row]) -> None:
         """The run is evaluated."""
@@ -71,7 +71,7 @@ class Lines(Watcher):
             speed = row["tokens"] / max(row["seconds"], 1e-9)
             self.say(f"step {step}/{self.steps}  loss {row['loss']:.4f}  {speed:,.0f} tokens/s")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, lasting: bool = False) -> None:
         print(text, flush=True)
 
     def finish(self, metrics: Row, samples: list[Row]) -> None:
@@ -95,6 +95,10 @@ class Bar(Watcher):
         self.shown |= {names[name]: _short(row[name]) for name in names if name in row}
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(row["step"] - self.bar.n)
+
+    def say(self, text: str, lasting: bool = False) -> None:
+        if lasting:
+            self.bar.write(text)
 
     def finish(self, metrics: Row, samples: list[Row]) -> None:
         self.bar.set_postfix({name: _short(metrics[name]) for name in _HEADLINE})

@@ -79,12 +79,15 @@ def train(
     with claimed(config, folder) as run:
         if run.finished:
             return run
-        corpus = load_corpus(config.corpus, config.data_dir)
+        told: list[str] = []  # while nobody watches yet
+        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
         revision = _same_corpus(folder, corpus)
         checkpoint = None if run.trained else last_whole_checkpoint(folder / "checkpoints")
         rows = run.history if run.trained else _history_until(folder, checkpoint)
         with watching(config, folder, rows, progress, on_row) as watchers, quiet():
             shown = progress != "none"
+            for text in told:
+                _tell(watchers, text, lasting=True)
             if not run.trained:
                 fit(config, run, corpus, checkpoint, watchers, shown)
             evaluate(config, run, corpus, revision, watchers, shown)
@@ -118,7 +121,7 @@ def fit(
     )
     _check_room(config, model)
     warn_if_leaking(model)
-    held_out = _held_out(config, corpus, "validation")
+    held_out = _held_out(config, corpus, "validation", tokenizer)
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
         laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
@@ -128,7 +131,7 @@ def fit(
         )
     )
     if isinstance(blocks, PaddedExamples):
-        _tell(watchers, f"{blocks}")
+        _tell(watchers, f"{blocks}", lasting=True)
     callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
@@ -179,7 +182,7 @@ def evaluate(
         score = score_documents(
             model,
             tokenizer,
-            _held_out(config, corpus, split),
+            _held_out(config, corpus, split, tokenizer),
             context=config.context_eval or config.block_size,
             stride=config.stride,
             keep_tokens=config.keep_tokens,
@@ -408,9 +411,19 @@ def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedToken
     return texts.repeat(math.ceil(wanted / once)), DropoutTokenizer(tokenizer, seed=config.seed)
 
 
-def _held_out(config: RunConfig, corpus: DatasetDict, split: str) -> list[str]:
-    limit = config.validation_documents if split == "validation" else config.eval_documents
-    return list(corpus[split]["text"][:limit])
+def _held_out(config: RunConfig, corpus: DatasetDict, split: str, tokenizer: Any) -> list[str]:
+    """The first documents of a split; to validate, as many more as one block needs, if they are very short."""
+    texts = corpus[split]["text"]
+    if split == "test":
+        return list(texts[: config.eval_documents])
+    taken, tokens = list(texts[: config.validation_documents]), 0
+    for number, text in enumerate(texts):
+        if tokens >= config.block_size or config.examples == "padded":
+            break
+        tokens += len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if number >= len(taken):
+            taken.append(text)
+    return taken
 
 
 def _samples(
@@ -462,6 +475,6 @@ def _of_training(config: RunConfig, history: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _tell(watchers: Sequence[Watcher], text: str) -> None:
+def _tell(watchers: Sequence[Watcher], text: str, lasting: bool = False) -> None:
     for watcher in watchers:
-        watcher.say(text)
+        watcher.say(text, lasting)

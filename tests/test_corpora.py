@@ -23,6 +23,7 @@ from curvekit import corpora, documents, hub, pydocs
 from curvekit.corpora import CORPORA, SPLITS, corpus_revision, load_corpus, text_revision
 from curvekit.errors import CurvekitError
 from curvekit.files import write_jsonl
+from curvekit.runs import RunConfig
 from curvekit.stories import StoryReport, parse_story, read_stories
 
 ARTICLES = [
@@ -157,12 +158,71 @@ def test_tables_have_a_document_a_row(tmp_path, distinct_texts, suffix):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no cache beside the data
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_lines_may_end_in_every_way(tmp_path, distinct_texts, ends):
+    (tmp_path / "a.txt").write_text("".join(f"{text}{ends}" for text in distinct_texts), encoding="utf-8", newline="")
+    assert sorted(texts(load_corpus(tmp_path / "a.txt"))) == sorted(distinct_texts)
+
+
+def test_a_file_s_name_is_no_pattern(tmp_path, distinct_texts):
+    for name, part in (("a[1].jsonl", distinct_texts[:20]), ("a1.jsonl", distinct_texts[20:40])):
+        write_jsonl(tmp_path / name, ({"text": text} for text in part))
+    assert sorted(texts(load_corpus(tmp_path / "a[1].jsonl"))) == sorted(distinct_texts[:20])
+    assert sorted(texts(load_corpus(tmp_path))) == sorted(distinct_texts[:40])
+
+
+def test_what_a_folder_holds_beside_texts_is_said(tmp_path, distinct_texts):
+    for number in range(9):
+        (tmp_path / f"{number}.{'TXT' if number % 2 else 'txt'}").write_text(distinct_texts[number], encoding="utf-8")
+    for name in ("a.md", "b.jsonl.gz", ".hidden"):
+        (tmp_path / name).write_text("no")
+    said = []
+    assert sorted(texts(load_corpus(tmp_path, announce=said.append))) == sorted(distinct_texts[:9])
+    assert "2 files that are none of .txt" in said[0] and "(a.md, b.jsonl.gz)" in said[0]
+
+
+def test_rows_of_articles_may_be_null_and_go_on_in_the_next_shard(tmp_path):
+    lines = WIKITEXT.splitlines(keepends=True)
+    cut = lines.index(" = = In words = = \n")
+    for split, shards in {"train": [lines[:cut], [None, *lines[cut:]]], "validation": [lines], "test": [lines]}.items():
+        for number, shard in enumerate(shards):
+            name = f"{split}-{number:05}-of-{len(shards):05}.parquet"
+            documents.as_dataset(shard).to_parquet(tmp_path / name)
+    corpus = load_corpus("wikitext-103", tmp_path)
+    assert [corpus[split].num_rows for split in SPLITS] == [3, 3, 3]
+    for split in SPLITS:
+        documents.as_dataset([None, ""]).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "train-00000-of-00002.parquet").unlink()
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(CurvekitError, match="is empty: no row has text"):
+        load_corpus("wikitext-103", tmp_path)
+
+
 def test_a_folder_of_texts_has_a_document_a_file(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.txt").write_text(f"Book {i}.\n\nIts second line.\n", encoding="utf-8")
     corpus = load_corpus(tmp_path)
     assert {split: corpus[split].num_rows for split in SPLITS} == {"train": 8, "validation": 1, "test": 1}
     assert "Book 3.\n\nIts second line.\n" in texts(corpus)
+
+
+def test_data_dir_goes_before_the_folder_where_one_stands(tmp_path, distinct_texts, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "tales.txt").write_text("\n".join(distinct_texts[:9]), encoding="utf-8")
+    (tmp_path / "data" / "tales.txt").write_text("\n".join(distinct_texts[9:20]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(texts(load_corpus("tales.txt", "data"))) == sorted(distinct_texts[9:20])
+    monkeypatch.setenv("CURVEKIT_DATA", str(tmp_path / "data"))
+    assert sorted(texts(load_corpus("tales.txt"))) == sorted(distinct_texts[:9])
+    (tmp_path / "tales.txt").unlink()
+    assert sorted(texts(load_corpus("tales.txt"))) == sorted(distinct_texts[9:20])
+    assert RunConfig(corpus="tales.txt").validate(), "the same places are looked in before a run begins"
+
+
+def test_the_environment_s_folder_is_no_corpus_of_every_name(tiny_corpus, monkeypatch):
+    monkeypatch.setenv("CURVEKIT_DATA", str(tiny_corpus))
+    with pytest.raises(CurvekitError, match="HF_HUB_OFFLINE is set"):
+        load_corpus("openwebtext")
 
 
 def test_openwebtext_can_lie_in_a_folder_too(tiny_corpus):
@@ -237,7 +297,25 @@ def test_documents_that_all_repeat_each_other_are_kept_and_said(tmp_path, distin
     (tmp_path / "a.txt").write_text("\n".join(rows), encoding="utf-8")
     said = []
     assert len(texts(load_corpus(tmp_path / "a.txt", announce=said.append))) == 30
-    assert "all were kept" in said[0]
+    assert "every train document repeats a held-out one; they were kept" in " ".join(said)
+
+
+def test_a_split_that_would_be_empty_leaves_the_others_clean(tmp_path, distinct_texts):
+    rows = documents.as_dataset(distinct_texts[:40])
+    divided = {split: texts for split, texts in corpora._split_by_hash(rows, "").items()}
+    copies = [*divided["validation"]["text"], *divided["test"]["text"]]
+    held_out = datasets.DatasetDict(
+        train=documents.as_dataset([*divided["train"]["text"], *(f"{text} again" for text in copies)]),
+        validation=documents.as_dataset([f"{text} too" for text in divided["test"]["text"]]),
+        test=divided["test"],
+    )
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "_split_by_hash", lambda rows, source: held_out)
+        corpus = corpora._divide(rows, "a source", said.append)
+    assert corpus["validation"].num_rows == divided["test"].num_rows, "kept, or there would be none"
+    assert not any(text.endswith("again") and text[:-6] in divided["test"]["text"] for text in corpus["train"]["text"])
+    assert len(said) == 2 and "every validation document" in said[0] and "train documents" in said[1]
 
 
 # Stories
@@ -539,6 +617,8 @@ def test_an_unknown_name_and_a_missing_path_are_told_apart(name, problem):
     ("a.jsonl", b'{"text": ["a"]}\n', "holds .*, expected strings"),
     ("a.csv", b"title,body\na,b\n", r"no column 'text' \(columns: 'title', 'body'\)"),
     ("a.csv", b"title,text\na,\n", "no row has text|is empty"),
+    ("a.csv", b"text\nHello there, world\nOne, two\n", "more fields in its rows than names in its header"),
+    ("a.csv", b"text,text\na,b\n", "has two columns 'text'"),
     ("a.parquet", b"PAR1 and then nothing", "is cut off or is not parquet"),
     ("a.pdf", b"%PDF-1.7", "is none of .txt"),
 ])  # fmt: skip

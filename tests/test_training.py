@@ -102,6 +102,22 @@ def test_a_run_leaves_every_file_and_every_figure(undisturbed, config):
     assert RunConfig.from_dict(json.loads((undisturbed.folder / "config.json").read_text())) == config
 
 
+def test_lines_so_short_that_sixteen_fill_no_block_still_validate(config, tmp_path):
+    (tmp_path / "lines.txt").write_text("".join(f"Line {number} is short.\n" for number in range(800)))
+    short = dataclasses.replace(
+        config, corpus=str(tmp_path / "lines.txt"), steps=1, eval_every=1, validation_documents=2, sample_prompts=0
+    )
+    run = train(short, tmp_path / "run", progress="none")
+    assert len(run.scores("validation").tokens) > 2 and run.scores("validation").tokens.sum() >= config.block_size
+
+
+def test_what_was_left_out_of_a_corpus_is_told(config, tmp_path, tiny_texts, capsys):
+    copies = [f"{text} And no more." for text in tiny_texts]
+    (tmp_path / "lines.txt").write_text("\n".join([*tiny_texts, *copies]), encoding="utf-8")
+    train(dataclasses.replace(config, corpus=str(tmp_path / "lines.txt"), steps=1), tmp_path / "run", progress="lines")
+    assert "left out as duplicates of held-out ones" in capsys.readouterr().out
+
+
 def test_the_history_has_each_step_and_each_validation_once(undisturbed):
     steps = [row for row in undisturbed.history if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 13))
@@ -479,7 +495,7 @@ def test_nothing_is_longer_than_the_models_positions(config, tmp_path, changes, 
     [
         ("recipe", "curv", "unknown recipe 'curv'; did you mean 'curve'"),
         ("corpus", "wikitext2", "unknown corpus 'wikitext2'; did you mean 'wikitext-2'"),
-        ("corpus", "missing.txt", r"there is no missing\.txt"),
+        ("corpus", "missing.txt", r"there is no file or folder .missing\.txt"),
         ("base", "gtp2", "unknown base 'gtp2'; did you mean 'gpt2'"),
         ("context", "casual", "unknown context 'casual'; did you mean 'causal'"),
         ("precision", "fp8", "unknown precision 'fp8'"),
