@@ -360,13 +360,15 @@ def _forward(
 
         attention_mask = create_position_bias_mask(position_bias, attention_mask, is_causal, query, key)
         is_causal = False
-    sink = getattr(module, "log_sink", None)
+    sink = getattr(module, "log_sink", None)  # learned ones
+    if sink is None:
+        sink = getattr(getattr(module, "config", None), "log_sink", LOG_C)
     settings: dict[str, Any] = {
         "mask": attention_mask,
         "is_causal": is_causal,
         "scale": scaling,
         "variant": variant,
-        "log_sink": LOG_C if sink is None else sink,
+        "log_sink": sink,
     }
     if dropout > 0.0 or _attentions_wanted():
         output, weights = eager_softemax_attention(query, key, value, dropout=dropout, **settings)

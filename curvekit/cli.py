@@ -175,12 +175,14 @@ def compare(arguments: argparse.Namespace) -> None:
 
     first = arguments.folders[0]
     if arguments.readme is not None:
-        if len(arguments.folders) > 1:
-            raise CurvekitError(f"--readme takes the folder of one comparison, not {len(arguments.folders)}")
+        if len(arguments.folders) > 1 or arguments.baseline:
+            raise CurvekitError("--readme takes the folder of one comparison, as it was saved; leave the rest out")
         _fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
         return
     if len(arguments.folders) == 1 and (first / "comparison.json").exists():
         comparison = load_comparison(first)
+        if arguments.baseline not in (None, comparison.baseline):
+            comparison = compare([first / run["folder"] for run in comparison.runs], arguments.baseline)
     elif len(arguments.folders) == 1:
         raise CurvekitError(f"{first} holds no comparison; give a report's folder, or two runs or more")
     else:
@@ -517,7 +519,9 @@ class _Settings(argparse.Action):
         for text in values:
             name, equals, value = text.partition("=")
             if text.startswith("{"):
-                settings |= _parsed(text)
+                if not isinstance(parsed := _parsed(text), dict):
+                    parser.error(f"argument {option}: {text!r} is no JSON object; quote the names in it")
+                settings |= parsed
             elif equals:
                 settings[name] = _parsed(value)
             else:

@@ -109,7 +109,7 @@ def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Anno
         for _ in texts():
             pass
     if not rows.num_rows:
-        titles = f": it has {report.empty} titles and no story" if report.empty else ""
+        titles = f": it has {report.empty + report.trailers} titles and no story" if report != StoryReport() else ""
         raise CurvekitError(f"{path} is empty{titles}; name a file with text")
     announce(f"{path}: {report}")
     return rows

@@ -53,7 +53,7 @@ def locate_encoder(name: str) -> str:
         raise CurvekitError(f"there is no encoder folder {name!r}; give a folder with a BERT, or 'minilm'")
     hub.require_model(name, "the encoder", "encoder='minilm'")
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name))
+        config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CurvekitError(f"no encoder {name!r} was found; use 'minilm', 'bert-base-uncased' or a folder") from error
     if config.model_type != "bert":
@@ -81,7 +81,7 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
         local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
         model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True, **local)
-        return model.eval(), AutoTokenizer.from_pretrained(where, **local)
+        return model.eval(), AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
 
 
 def bridge(tokenizer: PreTrainedTokenizerBase, wordpieces: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -206,7 +206,7 @@ def run_experiment(
         CurvekitError: an unknown recipe, a baseline that is not among them or that leaks, or a run folder of
             another configuration; before anything is trained.
     """
-    from curvekit.modeling import RECIPES
+    from curvekit.modeling import RECIPES, CurveGPT2Config
     from curvekit.training import train
 
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
@@ -215,6 +215,9 @@ def run_experiment(
     for recipe in recipes:
         pick(recipe, RECIPES, "recipe")
     pick(baseline, recipes, "baseline among the recipes")
+    context = {"context": config.context} if config.context is not None else {}
+    models = {recipe: CurveGPT2Config(**RECIPES[recipe] | context | config.model) for recipe in recipes}
+    _require_causal(baseline, [recipe for recipe in recipes if not models[recipe].leaks])
     plan = {
         folder / "runs" / f"{recipe}-seed{seed}": dataclasses.replace(config, recipe=recipe, seed=seed)
         for seed in seeds
@@ -259,8 +262,7 @@ def compare(
     metrics = {recipe: [of_recipe[seed].metrics for seed in seeds] for recipe, of_recipe in runs.items()}
     scores = {recipe: [of_recipe[seed].scores("test") for seed in seeds] for recipe, of_recipe in runs.items()}
     causal = [recipe for recipe in runs if not any(score.leaks for score in scores[recipe])]
-    if baseline not in causal:
-        raise CurvekitError(f"the baseline {baseline!r} leaks, so nothing compares with it: choose another")
+    _require_causal(baseline, causal)
 
     rows, contrasts = [], []
     for recipe in runs:
@@ -271,7 +273,7 @@ def compare(
             row |= _tested(paired_bootstrap(scores[recipe], scores[baseline], samples))
         rows.append(row)
     for a, b in CONTRASTS:
-        if a in causal and b in causal and b != baseline:
+        if a in causal and b in causal and baseline not in (a, b):
             tested = _tested(paired_bootstrap(scores[a], scores[b], samples))
             contrasts.append({"recipe": f"{a} against {b}", "a": a, "b": b, **tested})
     family = _compared([*rows, *contrasts])
@@ -281,8 +283,16 @@ def compare(
     all_runs = [runs[recipe][seed] for recipe in runs for seed in seeds]
     settings = [run.config.results() for run in all_runs]
     shared = {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
-    first = scores[baseline][0]
-    common = {key: value for key, value in first.signature.items() if key not in ("model", "recipe", "leaks")}
+    first, others = scores[baseline][0], [score.signature for of_recipe in scores.values() for score in of_recipe]
+    common = {
+        key: value
+        for key, value in first.signature.items()
+        if key not in ("model", "recipe", "leaks") and all(other.get(key) == value for other in others)
+    }
+    found: dict[str, set[Any]] = {
+        "training text": {run.corpus["train"] for run in all_runs},
+        "precision": {run.metrics.get("precision") for run in all_runs},
+    }
     comparison = Comparison(
         rows=rows,
         contrasts=contrasts,
@@ -300,9 +310,12 @@ def compare(
         ],
         settings=shared,
         differing=[
-            setting.name
-            for setting in dataclasses.fields(RunConfig)
-            if setting.metadata["result"] and setting.name not in {*shared, "recipe", "seed"}
+            *(
+                setting.name
+                for setting in dataclasses.fields(RunConfig)
+                if setting.metadata["result"] and setting.name not in {*shared, "recipe", "seed"}
+            ),
+            *(name for name, values in found.items() if len(values) > 1),
         ],
         signature=dataclasses.replace(first, signature=common).signature_string(),
         base_is_random=any(m.get("base_is_random") for of_recipe in metrics.values() for m in of_recipe),
@@ -312,6 +325,11 @@ def compare(
     if folder is not None:
         comparison.save(folder)
     return comparison
+
+
+def _require_causal(baseline: str, causal: Sequence[str]) -> None:
+    if baseline not in causal:
+        raise CurvekitError(f"the baseline {baseline!r} leaks, so nothing compares with it: choose another")
 
 
 def is_finished(place: Path, wanted: RunConfig) -> bool:

@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     except OSError as error:
         raise CurvekitError(
@@ -43,9 +43,12 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+_UMASK = _umask()  # once, at the beginning: it can only be read by setting it, which other threads would notice
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -75,8 +75,12 @@ def located(name: str) -> str:
 def cached(repository: str, filename: str = "config.json") -> bool:
     """Whether a file of a hub repository lies in the local cache."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(try_to_load_from_cache(repository, filename), str)
+    try:
+        return isinstance(try_to_load_from_cache(repository, filename), str)
+    except HFValidationError:  # a path, and no hub's name
+        return False
 
 
 def local_only(name: str) -> bool:

@@ -92,7 +92,7 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
         return Attention(tokens, cut, member, None, read)
     sinks: list[Tensor] = [sink for name, sink in model.named_parameters() if name.rpartition(".")[2] == "log_sink"]
     learned = torch.stack(sinks).float().cpu() if sinks else None  # (layers, heads)
-    sink: Any = LOG_C if learned is None else learned[..., None, None]
+    sink: Any = getattr(model.config, "log_sink", LOG_C) if learned is None else learned[..., None, None]
     return Attention(tokens, cut, member, read, softemax(read, variant=member, log_sink=sink), learned)
 
 

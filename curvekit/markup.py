@@ -148,7 +148,8 @@ def _named(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _percentages(rows: Sequence[Mapping[str, Any]]) -> str:
-    return _listed([f"{abs(100 * row['relative_perplexity']):.2g} %" for row in rows])
+    shares = (abs(100 * row["relative_perplexity"]) for row in rows)
+    return _listed([f"{share:.0f} %" if share >= 9.95 else f"{share:.2g} %" for share in shares])
 
 
 def conclusion(comparison: Comparison) -> Html:

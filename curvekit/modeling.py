@@ -36,7 +36,7 @@ from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
 from curvekit.errors import CurvekitError, pick
-from curvekit.softemax import LOG_C
+from curvekit.softemax import LOG_C, resolve_sink
 from curvekit.tokenization import base_tokenizer
 
 SOURCES = ("none", "encoder", "self")
@@ -92,7 +92,7 @@ class CurveGPT2Config(GPT2Config):
         recipe: the recipe's name, for outputs.
         attention: a name of :data:`ATTENTIONS`; ``sink`` learns one sink a head. It decides over transformers'
             ``attn_implementation``, which chooses among implementations of softmax.
-        log_sink: the sink's score C, or where learned sinks start (default log C).
+        log_sink: the sink's score, or where learned sinks start (default log C).
         source: ``encoder``, ``self`` (GPT-2's own token embeddings) or ``none``.
         encoder: the encoder's name, for outputs; ``encoder_config`` is its BERT configuration.
         random_encoder: the encoder keeps untrained weights (an ablation).
@@ -109,7 +109,7 @@ class CurveGPT2Config(GPT2Config):
             norm and the output matrix, which becomes a matrix of its own, or training it would move the embeddings.
 
     Raises:
-        CurvekitError: an unknown name, or more blocks than there are.
+        CurvekitError: an unknown name, more blocks than there are, or a sink for a member that has a fixed one.
     """
 
     model_type = "curve_gpt2"
@@ -139,7 +139,7 @@ class CurveGPT2Config(GPT2Config):
         check_freeze(self.freeze, self.n_layer)
         if self.freeze == "all_but_head":
             self.tie_word_embeddings = False
-        pick(self.attention, ATTENTIONS, "attention")
+        resolve_sink(ATTENTIONS[pick(self.attention, ATTENTIONS, "attention")], self.log_sink)
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
         pick(self.positions, ("gpt2", "sinusoidal"), "kind of positions")
@@ -443,7 +443,7 @@ def _config(base: str) -> Any:
         pick(base, BASES, "base")
     hub.require_model(where, "the base", "base='mini'")
     try:
-        config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where))
+        config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
     if config.model_type not in ("gpt2", "curve_gpt2"):

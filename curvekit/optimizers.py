@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from curvekit.errors import CurvekitError
@@ -60,6 +60,11 @@ class MuonAndAdamW(Optimizer):
         self._share()
 
 
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay pulls a parameter towards zero: matrices, but not the logits of a curve's weights."""
+    return parameter.ndim >= 2 and not name.endswith("weight_logits")
+
+
 def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAndAdamW:
     """Muon for the matrices of GPT-2's blocks, AdamW for all else that is trained: embeddings, norms, the curve.
 
@@ -70,8 +75,9 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAnd
     blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
     if not blocks:
         raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
-    tables = [p for name, p in trained.items() if name not in blocks and p.ndim >= 2]
-    vectors = [p for p in trained.values() if p.ndim < 2]
+    rest = {name: p for name, p in trained.items() if name not in blocks}
+    tables = [p for name, p in rest.items() if decays(name, p)]
+    vectors = [p for name, p in rest.items() if not decays(name, p)]
     return MuonAndAdamW(
         [{"params": list(blocks.values()), "weight_decay": weight_decay}],
         [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],

@@ -131,7 +131,7 @@ def index_page(
     if comparison is not None:
         parts.append(f"<h3>Signature of the scores</h3><pre>{say(comparison.signature.replace('|', '  |  '))}</pre>")
     parts.append("<h3>Made with</h3>" + _list(versions))
-    written = [name for name in ("results.md", "results.tex", "comparison.json") if (folder / name).exists()]
+    written = ("results.md", "results.tex", "comparison.json") if comparison is not None else ()
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in ("metrics.json", *written))
     parts.append(f'<p>Files: {links}, <a href="figures/">figures/</a> (SVG and PNG), <a href="runs/">runs/</a>.</p>')
     return _page("curvekit report", f"<main>{''.join(parts)}</main>", chapters, "index")

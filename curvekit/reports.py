@@ -84,7 +84,7 @@ def report(
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")
     shown = config.recipe if config.recipe in recipes else recipes[-1]
     config = replace(config, recipe=shown, seed=seeds[0]).validate()
-    command = command or _command(config, recipes, seeds, folder)
+    command = command or _command(config, recipes, seeds, folder, notebooks, parameters or {})
     paths = _find(notebooks)
     given = {"recipes": recipes, "seeds": seeds, "baseline": recipes[0], "report_dir": str(folder), "command": command}
     given["static"] = True  # nobody can touch a widget while a report is made
@@ -262,7 +262,14 @@ def _make(folder: Path) -> None:
         raise CurvekitError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
 
 
-def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path) -> str:
+def _command(
+    config: RunConfig,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    notebooks: Sequence[str | Path] | None,
+    parameters: Mapping[str, Any],
+) -> str:
     """The command line that makes this report, with the settings that are not at their defaults."""
     words = ["curvekit", "report", "--out", str(folder), "--recipes", *recipes, "--seeds", *map(str, seeds)]
     for name, value in changed(config).items():
@@ -273,6 +280,10 @@ def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], fo
             words += [f"{key}={json.dumps(setting)}" for key, setting in value.items()]
         elif not isinstance(value, bool):
             words.append(str(value))
+    if notebooks:
+        words += ["--notebooks", *map(str, notebooks)]
+    if parameters:
+        words += ["--parameter", *(f"{name}={json.dumps(value)}" for name, value in parameters.items())]
     return shlex.join(words)
 
 

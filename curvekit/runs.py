@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -176,6 +178,7 @@ class RunConfig:
 
         Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
         """
+        self.base, self.encoder = (os.path.expanduser(name) for name in (self.base, self.encoder))
         quick = self.base == "mini" or Path(self.base).is_dir()
         sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
         if not quick:
@@ -219,6 +222,10 @@ class RunConfig:
         if self.corpus not in CORPORA:
             existing_path(self.corpus, Path(self.data_dir).expanduser() if self.data_dir else None)
         check_freeze(self.freeze)
+        if own := _OWN & self.model.keys():
+            raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self.model.values()):
+            raise CurvekitError(f"model is {self.model}; give finite numbers")
         if self.tokenizer != "base" and not self.scratch:
             raise CurvekitError(
                 f"tokenizer is {self.tokenizer!r}, but the weights of {self.base!r} know the base's own only; "
@@ -234,7 +241,7 @@ class RunConfig:
         return self
 
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of the settings that change the result: no paths, tracking or checkpoints."""
+        """12 hexadecimal digits of the settings that change the result, spelled as given; see :meth:`results`."""
         return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
 
     def slug(self) -> str:
@@ -248,11 +255,12 @@ class RunConfig:
         return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
 
     def results(self) -> dict[str, Any]:
-        """The settings that change the result: not where the files lie, nor who is told of it."""
+        """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["result"]}
 
 
 _HINTS = get_type_hints(RunConfig)
+_OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
 
 
 def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
@@ -330,6 +338,11 @@ class Run:
         """
         return read_jsonl(self.folder / "history.jsonl")
 
+    @property
+    def corpus(self) -> dict[str, str]:
+        """The revision of each split that the run read."""
+        return read_json(self.folder / "corpus.json")
+
     @cached_property
     def samples(self) -> list[dict[str, str]]:
         """Rows ``prompt, continuation, reference``: what the model wrote, and what the document says."""
@@ -350,7 +363,14 @@ class Run:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder / "model", local_files_only=True)
+        folder = self.folder / "model"
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # tokenizers raises nothing narrower
+            reason = str(error).splitlines()[0]
+            raise CurvekitError(
+                f"the tokeniser in {folder} is not whole ({reason}); train it again or restore it"
+            ) from error
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
@@ -365,7 +385,9 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        ).eval()
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise CurvekitError(f"the model in {folder} is not whole ({reason}); train it again or restore it") from error

@@ -23,7 +23,8 @@ class PairedDifference:
         difference, low, high: nats a ``unit``, and the 95% interval.
         p: two-sided, for no difference at all.
         relative_perplexity: exp(difference) - 1, the change of perplexity from b to a.
-        per_seed: the difference under each seed.
+        per_seed: the difference under each seed. With one seed nothing is known about others: the interval then holds
+            for these very runs only.
         documents, samples: how many were compared, and how many bootstrap samples drawn.
         unit: ``token`` or ``byte``.
     """
@@ -37,11 +38,6 @@ class PairedDifference:
     documents: int
     samples: int
     unit: str
-
-    @property
-    def seeds_resampled(self) -> bool:
-        """With one seed nothing is known about others: the interval then holds for these very runs only."""
-        return len(self.per_seed) > 1
 
     @property
     def significant(self) -> bool:
@@ -172,7 +168,8 @@ def _refuse_unpaired(scores: Sequence[LanguageModelScore], unit: str) -> None:
         ):
             differing = ["documents"]
         if differing:
-            hint = "; tokenizers differ: compare with unit='byte'" if "tokenizer_hash" in str(differing) else ""
+            across = "; tokenizers differ: curvekit.significance.paired_bootstrap(..., unit='byte') compares them"
+            hint = across if "tokenizer_hash" in str(differing) else ""
             raise CurvekitError(f"these scores differ in {', '.join(differing)}; evaluate both alike{hint}")
 
 

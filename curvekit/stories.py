@@ -109,6 +109,7 @@ class StoryReport:
         touched: stories of which something was cut.
         by_rule: rule -> (stories touched, characters cut).
         empty: stories without a paragraph, which were left out.
+        trailers: stories of which a trailer was all, which were left out.
         unended: stories without ``<eos>``, which were kept.
     """
 
@@ -117,12 +118,14 @@ class StoryReport:
     touched: int = 0
     by_rule: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(RULES, (0, 0)))
     empty: int = 0
+    trailers: int = 0
     unended: int = 0
 
     def __str__(self) -> str:
         cut = [f"{rule} {n:,} ({size:,} characters)" for rule, (n, size) in self.by_rule.items() if n]
         said = f"{self.stories:,} stories, the ends of {self.touched:,} cut" + (f": {', '.join(cut)}" if cut else "")
         said += f"; {self.empty:,} without a paragraph left out" if self.empty else ""
+        said += f"; {self.trailers:,} that were all trailer left out" if self.trailers else ""
         return said + (f"; {self.unended:,} without {END} kept as they are" if self.unended else "")
 
     def table(self) -> str:
@@ -178,7 +181,7 @@ def read_stories(lines: Iterable[str], report: StoryReport | None = None, source
     """The stories of a file, ``source``, as plain texts without trailers, one at a time; ``report`` counts along.
 
     A story may run over several lines, and several may stand in one. A story that a following ``<sos>`` or the end
-    of the file breaks off is kept. One that has nothing after its title is left out.
+    of the file breaks off is kept. One that has nothing after its title, or a trailer alone, is left out.
 
     Raises:
         CurvekitError: text outside of a story, with its line.
@@ -187,7 +190,8 @@ def read_stories(lines: Iterable[str], report: StoryReport | None = None, source
     for text, ended in _stories(lines, source):
         rest, cuts = cut_trailer(text)
         if not any(line.strip() for line in rest.split("\n")[1:]):
-            report.empty += 1
+            report.trailers += bool(cuts)
+            report.empty += not cuts
             continue
         report.add(text, cuts)
         report.unended += not ended

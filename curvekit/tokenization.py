@@ -231,9 +231,12 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
     hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            where, clean_up_tokenization_spaces=False, local_files_only=hub.local_only(where)
+            where,
+            clean_up_tokenization_spaces=False,
+            local_files_only=hub.local_only(where),
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower
         raise CurvekitError(f"the base {base!r} has no readable tokeniser ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token is None:
         raise CurvekitError(f"the tokeniser of {base!r} has no end-of-text token; curvekit puts one before a document")

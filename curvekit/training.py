@@ -37,7 +37,7 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation import generate
 from curvekit.metrics import score_documents, text_metrics
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
-from curvekit.optimizers import muon
+from curvekit.optimizers import decays, muon
 from curvekit.packing import PaddedExamples, pack, pad
 from curvekit.runs import SPLITS, Run, RunConfig, claimed, load_run
 from curvekit.tokenization import DropoutTokenizer, run_tokenizer
@@ -78,6 +78,7 @@ def train(
     folder = Path(folder)
     with claimed(config, folder) as run:
         if run.finished:
+            _clear(folder)  # of what a kill at the very end left
             return run
         told: list[str] = []  # while nobody watches yet
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
@@ -224,15 +225,20 @@ def evaluate(
     for watcher in watchers:
         watcher.finish(metrics, samples)
     write_json(run.folder / "metrics.json", metrics)
-    for scaffold in ("checkpoints", "tokens"):  # needed only to go on, and several times as large as the model
-        shutil.rmtree(run.folder / scaffold, ignore_errors=True)
+    _clear(run.folder)
     return metrics
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is needed only to go on, and is several times as large as the model."""
+    for scaffold in ("checkpoints", "tokens"):
+        shutil.rmtree(folder / scaffold, ignore_errors=True)
 
 
 class _Trainer(SafeTrainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Matrices only: no bias, norm, gate or sink is pulled towards zero."""
-        matrices = {name for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+        """Matrices only: no bias, norm, gate, sink or curve's weight is pulled towards zero."""
+        matrices = {name for name, parameter in model.named_parameters() if decays(name, parameter)}
         return [name for name in super().get_decay_parameter_names(model) if name in matrices]
 
 
@@ -243,6 +249,9 @@ class _History(TrainerCallback):
         self.path, self.watchers = path, watchers
         self.seconds = max((row["seconds"] for row in read_jsonl(path) if "seconds" in row), default=0.0)
         self.began = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps  # a checkpoint brings the interval of its own time
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()

@@ -92,6 +92,26 @@ def test_a_refused_command_can_be_mended_in_the_same_folder(refused, train_argv,
     assert main(argv) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model", "freeze=2"], "model holds 'freeze', which is a setting of its own"),
+        (["--model", "place=NaN"], "give finite numbers"),
+        (["--model", "log_sink=1"], "fixed sink"),
+        (["--recipe", "curve", "--encoder", "data/encoders/bert"], "'data/encoders/bert' is not on this machine"),
+        (["--base", "~/no such base"], "there is no "),
+    ],
+)
+def test_what_no_model_can_be_built_from_is_refused(refused, train_argv, tmp_path, flags, said):
+    assert said in refused(*train_argv, "--out", tmp_path / "run", *flags)
+
+
+def test_a_tokeniser_that_was_cut_off_is_named(refused, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    os.truncate(run / "model" / "tokenizer.json", 99)
+    assert "the tokeniser in" in (sentence := refused("evaluate", run)) and "not whole" in sentence
+
+
 def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(refused, tmp_path):
     (tmp_path / "config.json").write_text('{"learningrate": 1}')
     assert "'learning_rate'" in refused("train", "--config", tmp_path / "config.json")

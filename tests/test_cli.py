@@ -69,6 +69,12 @@ def test_model_settings_are_pairs_or_json(flags, expected):
     assert parser().parse_args(["train", *flags]).model == expected
 
 
+def test_model_settings_that_are_no_json_object_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["train", "--model", "{degree: 3}"])
+    assert "'{degree: 3}' is no JSON object" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("flags", "expected"), [(["--compile"], True), (["--compile", "false"], False)])
 def test_a_switch_can_be_turned_on_and_off(flags, expected):
     assert parser().parse_args(["train", *flags]).compile is expected
@@ -78,11 +84,15 @@ def test_the_command_that_a_report_prints_is_one_that_the_parser_takes(tmp_path)
     from curvekit.reports import _command
 
     config = RunConfig(corpus="a b.txt", compile=True, model={"degree": 3}, steps=5, learning_rate=1e-3)
-    words = shlex.split(_command(config, ["gpt2", "curve"], [0, 1], tmp_path))
+    words = shlex.split(_command(config, ["gpt2", "curve"], [0, 1], tmp_path, ["a b.ipynb"], {"keys": 16, "x": [1]}))
     arguments = parser().parse_args(words[1:])
     given = {each.name: getattr(arguments, each.name) for each in fields(RunConfig) if hasattr(arguments, each.name)}
     assert RunConfig(**given) == config
     assert (arguments.recipes, arguments.seeds, arguments.out) == (["gpt2", "curve"], ["0", "1"], tmp_path)
+    assert [str(path) for path in arguments.notebooks] == ["a b.ipynb"] and arguments.parameter == {
+        "keys": 16,
+        "x": [1],
+    }
 
 
 def test_version(capsys):
@@ -186,6 +196,10 @@ def test_compare_reads_a_folder_and_fills_the_readme(trained, tmp_path, capsys):
     comparison = compare(list(trained.values()), folder=tmp_path, command="curvekit report")
     assert main(["compare", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == comparison.to_markdown().strip()
+    assert main(["compare", str(tmp_path), "--baseline", "softemax"]) == 0
+    assert main(["compare", str(trained["softemax"]), str(trained["gpt2"])]) == 0
+    first, second = (table.split() for table in capsys.readouterr().out.split("| recipe ")[1:])
+    assert sorted(first) == sorted(second), "the same comparison, against the other one"
     page = tmp_path / "PAGE.md"
     page.write_text(f"before\n{RESULTS_BEGIN}\nold\n{RESULTS_END}\nafter\n", encoding="utf-8")
     assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0

@@ -14,7 +14,7 @@ import pytest
 
 from curvekit.errors import CurvekitError
 from curvekit.experiments import compare, holm, load_comparison, paired_bootstrap, run_experiment
-from curvekit.files import write_json
+from curvekit.files import read_json, write_json
 from curvekit.metrics import LanguageModelScore, score_documents
 from curvekit.results import latex, markdown_table
 from curvekit.runs import RunConfig, load_run
@@ -104,7 +104,7 @@ def test_a_known_effect_is_found_and_measured():
     assert found.significant and found.verdict == "better" and found.p < 0.01
     assert found.low < -0.1 < found.high
     assert found.relative_perplexity == pytest.approx(math.exp(found.difference) - 1)
-    assert found.seeds_resampled and len(found.per_seed) == 3 and found.documents == 60
+    assert len(found.per_seed) == 3 and found.documents == 60
 
 
 def test_the_difference_is_total_loss_over_total_tokens_by_hand():
@@ -156,11 +156,6 @@ def test_a_model_does_not_differ_from_itself():
     found = paired_bootstrap(a, a)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
     assert found.verdict == "no significant difference"
-
-
-def test_one_seed_says_that_seeds_were_not_resampled():
-    a, b = simulated(np.random.default_rng(9), -0.1, 1)
-    assert not paired_bootstrap(a[0], b[0], samples=50).seeds_resampled
 
 
 def test_one_document_under_one_seed_proves_nothing():
@@ -249,6 +244,7 @@ def trained(monkeypatch) -> list[str]:
         leaks = config.recipe == "published" or (config.context == "bidirectional" and config.recipe != "gpt2")
         result = score(loss * TOKENS, leaks=leaks, recipe=config.recipe, corpus=config.corpus)
         write_json(folder / "config.json", config.to_dict())
+        write_json(folder / "corpus.json", {"train": "r1"})
         write_json(folder / "scores-test.json", result.to_dict())
         write_json(
             folder / "metrics.json",
@@ -328,8 +324,26 @@ def test_a_leaking_recipe_is_marked_and_never_ranked(trained, tmp_path):
     cheating = RunConfig(context="bidirectional")
     both = run_experiment(cheating, ["gpt2", "curve", "encoder"], [0], tmp_path / "cheating", samples=100)
     assert both.contrasts == [] and {row["p"] for row in both.rows} == {None}
+    trained.clear()
     with pytest.raises(CurvekitError, match="baseline 'published' leaks"):
-        run_experiment(CONFIG, ["published", "gpt2"], [0], tmp_path, baseline="published", samples=100)
+        run_experiment(CONFIG, ["published", "gpt2"], [0], tmp_path / "leak", baseline="published", samples=100)
+    assert trained == []
+
+
+def test_the_baseline_s_own_contrasts_are_not_counted_twice(trained, tmp_path):
+    comparison = run_experiment(CONFIG, ["curve", "encoder"], [0, 1], tmp_path, baseline="curve", samples=100)
+    assert comparison.contrasts == [] and "1 comparison was made" in comparison.summary()
+
+
+def test_runs_that_learned_from_another_text_or_in_another_precision_are_said_to(trained, tmp_path):
+    comparison = run_experiment(CONFIG, ["gpt2", "curve"], [0], tmp_path, samples=100)
+    assert comparison.differing == []
+    run = tmp_path / "runs" / "curve-seed0"
+    write_json(run / "corpus.json", {"train": "r2"})
+    write_json(run / "metrics.json", read_json(run / "metrics.json") | {"precision": "bf16"})
+    comparison = run_experiment(CONFIG, ["gpt2", "curve"], [0], tmp_path, samples=100)
+    assert comparison.differing == ["training text", "precision"]
+    assert "differ in more than the recipe: training text, precision" in comparison.summary()
 
 
 def test_ablations_answer_whether_it_is_the_curve(trained, tmp_path):

@@ -107,8 +107,8 @@ def test_nothing_unpickles_and_nothing_trusts_remote_code(path):
             names = [module or "", *(alias.name for alias in node.names)]
             assert not {name.split(".")[0] for name in names} & UNPICKLERS, f"{line} imports an unpickler"
         if isinstance(node, ast.keyword):
-            assert node.arg != "trust_remote_code", f"{line} sets trust_remote_code"
-            assert node.arg != "allow_pickle" or getattr(node.value, "value", None) is False, line
+            forbidden = node.arg in ("trust_remote_code", "allow_pickle")
+            assert not forbidden or getattr(node.value, "value", None) is False, f"{line} sets {node.arg}"
         if isinstance(node, ast.Attribute) and node.attr == "load":
             assert getattr(node.value, "id", "") != "torch", f"{line} calls torch.load; use safetensors"
         if isinstance(node, ast.Attribute):

@@ -36,6 +36,18 @@ def test_a_sink_of_minus_infinity_starts_undisturbed(make, tiny_base):
     theirs = GPT2LMHeadModel.from_pretrained(tiny_base).eval()
     assert torch.allclose(logits(make("sink", log_sink=-50.0)), logits(theirs), atol=1e-6)
     assert not torch.allclose(logits(make("sink")), logits(theirs), atol=1e-4)
+    assert torch.allclose(logits(make("softemax", log_sink=-50.0)), logits(theirs), atol=1e-6), "a fixed one too"
+    with pytest.raises(CurvekitError, match="fixed sink"):
+        make("gpt2", log_sink=1.0)
+
+
+def test_a_model_with_code_of_its_own_is_refused_and_not_asked_about(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "alien", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    for load in (lambda: build_model("gpt2", str(tmp_path)), lambda: build_model("curve", encoder=str(tmp_path))):
+        with pytest.raises(CurvekitError):
+            load()
 
 
 def test_recipes_differ_and_share_the_base(make):

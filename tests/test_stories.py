@@ -64,6 +64,15 @@ def test_a_story_without_an_end_is_kept_and_an_empty_one_counted():
     assert str(report).endswith("2 without a paragraph left out; 2 without <eos> kept as they are")
 
 
+def test_a_story_that_is_all_trailer_is_left_out_and_counted():
+    report = StoryReport()
+    assert list(read_stories(["<sos> A <nl> Please subscribe! <eos>\n", "<sos> B <nl> b1 <eos>\n"], report)) == [
+        "B\nb1"
+    ]
+    assert (report.stories, report.empty, report.trailers) == (1, 0, 1)
+    assert "1 that were all trailer left out" in str(report)
+
+
 # What is cut
 
 

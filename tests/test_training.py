@@ -362,6 +362,17 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_with_a_warning(undisturbed
     assert rows(run) == rows(undisturbed)
 
 
+def test_a_run_goes_on_with_another_interval_between_checkpoints(config, tmp_path, interrupted, monkeypatch):
+    folder = interrupted(config, tmp_path / "run", step=7)
+    monkeypatch.setattr(training, "_clear", lambda folder: None)
+    train(dataclasses.replace(config, save_every=2, keep_checkpoints=9), folder, progress="none")
+    kept = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert kept >= {"checkpoint-8", "checkpoint-10", "checkpoint-12"}
+    monkeypatch.undo()
+    train(dataclasses.replace(config, save_every=2, keep_checkpoints=9), folder, progress="none")
+    assert not (folder / "checkpoints").exists(), "what a kill at the very end leaves goes with the next call"
+
+
 def test_every_state_comes_back_from_a_file_as_it_went_in(tmp_path):
     import random
 
