@@ -422,7 +422,7 @@ def _encode(
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])  # [prompts, time]
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # [prompts, time]
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    return inputs, [max(0, len(row) - room) for row in whole]
+    return inputs, [max(0, len(row) - 1 - room) for row in whole]  # the end-of-text is nobody's words
 
 
 def _read(
