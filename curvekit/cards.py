@@ -9,7 +9,8 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from curvekit.checkpoints import writing
 from curvekit.corpora import load_corpus
+from curvekit.duplicates import LEAST as RUNS
+from curvekit.duplicates import WORDS
 from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation import generate
@@ -30,51 +33,86 @@ from curvekit.results import markdown_table
 from curvekit.runs import Run, load_run
 
 SHOWN = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
-_CONTEXT, _STRIDE = 512, 256
+_CONTEXT = 512  # tokens of a window; each adds half of them
+_SHIPPED = (
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("card.json", "README.md"),
+)
 _FEW = 8  # documents of each kind on which all that was tried is compared
 _HISTORY = 8  # rows of the table of the validation loss over training
 _PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
 
 
 def publish(run: Run, folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> None:
-    """:func:`ship`, then measure what was shipped and write ``card.json`` and ``README.md`` beside it.
+    """:func:`ship`, and with it ``card.json`` and ``README.md``, measured from what ships.
 
     The other finished runs in the run's parent folder are what was tried; all are measured on the same texts.
+
+    Raises:
+        CurvekitError: as :func:`ship`; or ``data_dir`` holds other texts than the run's corpus holds out.
     """
-    rows_of = gather(data_dir)  # what is wrong with it shows before anything is written
-    _write_card(run, ship(run, folder), rows_of, announce)
+    folder, rows_of, corpus = Path(folder).resolve(), gather(data_dir), load_corpus(run.folder.parent / "corpus")
+    for split in ("validation", "test"):
+        if list(corpus[split]["text"]) != [row["text"] for row in rows_of[split]]:
+            raise CurvekitError(f"{data_dir} has other {split} texts than {run.folder.parent / 'corpus'} was made with")
+    with _replaced(folder) as new:
+        _save(run, new)
+        _write_card(run, new, folder.name, rows_of, announce)
 
 
-def ship(run: Run, folder: str | Path) -> Path:
+def ship(run: Run, folder: str | Path) -> None:
     """Write the model of a finished pretraining run to ``folder``: GPT-2 in fp16 safetensors, and its tokeniser.
 
     ``AutoModelForCausalLM.from_pretrained(folder)`` gives float32, which is what the weights are computed in;
-    generation never writes the tokens of WikiText's ``<unk>``. The folder is replaced as a whole, card and all.
+    generation never writes the tokens of WikiText's ``<unk>``. A base that shipped there before is replaced as a
+    whole, with its card.
 
     Raises:
-        CurvekitError: the run is not finished, or is no plain GPT-2.
+        CurvekitError: the run is not finished, or is no plain GPT-2; the folder holds something else.
     """
+    with _replaced(Path(folder).resolve()) as new:
+        _save(run, new)
+
+
+def require_place(folder: str | Path) -> None:
+    """Refuse a folder that holds anything but a base that shipped there before."""
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CurvekitError(f"{folder} is a file; name a folder to ship to")
+    if others := sorted(path.name for path in folder.glob("*") if path.name not in _SHIPPED):
+        raise CurvekitError(f"{folder} holds {others[0]}, which is no part of a base; name a new or empty folder")
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which stands in the other's place when all is written, and only then."""
+    require_place(folder)
+    new, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with writing(folder):
+            new.mkdir(parents=True)
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _save(run: Run, folder: Path) -> None:
     if run.metrics["recipe"] != "gpt2":
         raise CurvekitError(f"{run.folder} is of the recipe {run.metrics['recipe']!r}; a base that ships is plain gpt2")
     trained, tokenizer = run.model(), run.tokenizer()
     model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config) | {"use_cache": True}))
     model.load_state_dict(trained.state_dict())
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
-    new, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    new.mkdir(parents=True)
-    with writing(folder):
-        model.half().save_pretrained(new)
-        write_json(new / "config.json", read_json(new / "config.json") | {"dtype": "float32"})
-        tokenizer.save_pretrained(new)
-        (new / "model.safetensors").chmod(0o644)  # for all who may read the package
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    return folder
+    model.half().save_pretrained(folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
+    tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # for all who may read the package
 
 
 def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> dict[str, Any]:
@@ -95,6 +133,7 @@ def _measure(
     documents: int | None = None,
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {}
+    context = min(_CONTEXT, model.config.n_positions)
     for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):
             announce(f"scoring {source}, {split}")
@@ -103,8 +142,8 @@ def _measure(
                 model,
                 tokenizer,
                 [row["text"] for row in chosen],
-                context=_CONTEXT,
-                stride=_STRIDE,
+                context=context,
+                stride=context // 2,
                 progress=True,
                 signature={"model": name, "corpus": source, "split": split},
             )
@@ -132,7 +171,7 @@ def _samples(folder: str | Path, rows: Sequence[dict[str, str]]) -> list[dict[st
     return [{"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _write_card(run: Run, folder: Path, rows_of: Rows, announce: Callable[[str], object]) -> None:
+def _write_card(run: Run, folder: Path, name: str, rows_of: Rows, announce: Callable[[str], object]) -> None:
     config = GPT2Config.from_pretrained(folder)
     tried = [_tried(load_run(path.parent), rows_of, announce) for path in run.folder.parent.glob("*/metrics.json")]
     tried.sort(key=lambda row: (-row["tokens"], row["bits_per_byte"]["stories validation"]))
@@ -140,7 +179,7 @@ def _write_card(run: Run, folder: Path, rows_of: Rows, announce: Callable[[str],
         "parameters": run.metrics["parameters"],
         "vocabulary": config.vocab_size,
         "shape": {name: getattr(config, name) for name in MINI},
-        "figures": _measure(*_load(folder), folder.resolve().name, rows_of, announce),
+        "figures": _measure(*_load(folder), name, rows_of, announce),
         "samples": _samples(folder, rows_of["test"]),
         "tried": tried,
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
@@ -171,7 +210,7 @@ tokenizer = AutoTokenizer.from_pretrained("curvekit/assets/mini")
 
 {figures}
 
-Windows of {context} tokens, each adding {stride}. Articles are scored in plain typography, `<unk>` included, and
+Windows of {context} tokens, each adding half of them. Articles are scored in plain typography, `<unk>` included, and
 counted in the words and bytes of the text as WikiText publishes it (lm-evaluation-harness). Measured from the files in
 this folder by `curvekit card curvekit/assets/mini --data-dir DATA`; the signature of each row stands in `card.json`.
 
@@ -191,8 +230,8 @@ The novels and stories are in the public domain; their edition's work is CC0 (St
 CC BY-SA. WikiText's spaced punctuation, ` @-@ ` and headings were put back into plain typography. Its `<unk>` is a
 vocabulary entry of its own, learned where it stands, so that WikiText's test text can be scored, and suppressed when
 the model writes. Training paragraphs of {least} characters or more that also stand in a held-out text, or in `pydocs`,
-were left out; there were {paragraphs_removed}. Stories that share such a paragraph with a text that trains are not
-held out.
+were left out; there were {paragraphs_removed}. A story of which a training paragraph of {words} words or more repeats
+half is not held out.
 
 ## What was tried
 
@@ -258,12 +297,12 @@ def markdown(card: dict[str, Any]) -> str:
         **card["shape"],
         figures=markdown_table(figures),
         context=_CONTEXT,
-        stride=_STRIDE,
         training=markdown_table([{"": name, "value": value} for name, value in told.items()]),
         history=markdown_table(history),
         sources=markdown_table(sources),
         paragraphs_removed=card["sources"]["paragraphs_removed"],
         least=LEAST,
+        words=RUNS + WORDS - 1,
         tried=markdown_table([_tried_row(row) for row in card["tried"]]),
         few=_FEW,
         temperature=_TEMPERATURE,
@@ -280,14 +319,13 @@ def _quoted(text: str) -> str:
 
 def _history(run: Run) -> list[dict[str, Any]]:
     """The validation loss at evenly spaced steps, with the tokens seen until then and the passes that they are."""
-    config = run.config
+    config, seen = run.config, {row["step"]: row["tokens"] for row in run.history if "tokens" in row}
     text = load_corpus(run.folder.parent / "corpus")["train"]
     a_pass = len(pack(text, run.tokenizer(), config.block_size)) * config.block_size
-    rows = [row for row in run.history if "validation_loss" in row]
+    rows = [row for row in run.history if "validation_loss" in row and row["step"] in seen]
     chosen = rows[:: -max(1, len(rows) // _HISTORY)][::-1]  # the last is among them
-    a_step = config.batch_size * config.accumulate * config.block_size
     return [
-        {"tokens": row["step"] * a_step, "passes": row["step"] * a_step / a_pass, "loss": row["validation_loss"]}
+        {"tokens": seen[row["step"]], "passes": seen[row["step"]] / a_pass, "loss": row["validation_loss"]}
         for row in chosen
     ]
 

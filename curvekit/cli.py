@@ -113,10 +113,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
-    from curvekit.cards import publish
+    from curvekit.cards import publish, require_place
     from curvekit.pretraining import pretrain
 
     settings = _given(arguments) | {"data_dir": arguments.data_dir}
+    if arguments.ship:
+        require_place(arguments.ship)  # before hours of training
     run = pretrain(out=arguments.out, name=arguments.name, announce=_say, **settings)
     _print_metrics(run.metrics)
     print(f"{'run':<18}{run.folder}")
@@ -182,7 +184,8 @@ def compare(arguments: argparse.Namespace) -> None:
     if len(arguments.folders) == 1 and (first / "comparison.json").exists():
         comparison = load_comparison(first)
         if arguments.baseline not in (None, comparison.baseline):
-            comparison = compare([first / run["folder"] for run in comparison.runs], arguments.baseline)
+            folders = [first / run["folder"] for run in comparison.runs]
+            comparison = compare(folders, arguments.baseline, samples=comparison.samples)
     elif len(arguments.folders) == 1:
         raise CurvekitError(f"{first} holds no comparison; give a report's folder, or two runs or more")
     else:
@@ -368,7 +371,12 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--name", default="mini", help="of this run, beside others with other settings (default: %(default)s)"
     )
-    each.add_argument("--ship", type=Path, metavar="FOLDER", help="write the trained model and its card there")
+    each.add_argument(
+        "--ship",
+        type=Path,
+        metavar="FOLDER",
+        help="write the trained model and its card there; a base that shipped there before is replaced",
+    )
     _add_settings(
         each,
         without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer"),
@@ -431,7 +439,9 @@ def parser() -> argparse.ArgumentParser:
         "folders", nargs="+", type=Path, metavar="FOLDER", help="the folder of a report, or those of runs"
     )
     each.add_argument(
-        "--baseline", metavar="RECIPE", help="what runs are compared with (default: the first run's recipe)"
+        "--baseline",
+        metavar="RECIPE",
+        help="what is compared with (default: the first run's recipe, or the report's own; another needs its runs)",
     )
     form = each.add_mutually_exclusive_group()
     form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")

@@ -89,7 +89,8 @@ def load_corpus(
     Args:
         name_or_path: a name of ``CORPORA``; or a .txt, .jsonl, .csv or .parquet file; or a folder with train,
             validation and test files; or a folder of texts. A folder that bears a corpus's name: ``./name``.
-        data_dir: the corpus's folder, or a folder that holds it as a sub-folder. Default: CURVEKIT_DATA.
+        data_dir: the corpus's folder, or a folder that holds it as a sub-folder. Default: CURVEKIT_DATA, which is the
+            latter.
         document: what one document is in the text files of a path: ``auto``, ``article``, ``passage``,
             ``paragraph``, ``line``, ``file`` or ``story``, as ``curvekit.documents`` says. In a folder without
             splits, ``auto`` takes every text whole, and files of stories story by story.
@@ -174,15 +175,17 @@ def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path |
     if root is None:
         return None
     here = root.resolve().name.removesuffix("-raw-v1")
-    itself = here == name or (data_dir and here not in CORPORA)  # CURVEKIT_DATA serves all names, data_dir this one
+    # data_dir is given for this corpus; CURVEKIT_DATA serves all names, and train.txt there does not say whose it is.
+    itself = here == name or (data_dir and here not in CORPORA) or (name in _FILES and (root / _FILES[name]).exists())
     for folder in (root / name, root / f"{name}-raw-v1", *([root] if itself else [])):
         if _split_files(folder) or (name in _FILES and (folder / _FILES[name]).exists()):
             return folder
     files = _FILES.get(name, "train, valid and test files (.txt, .raw, .parquet)")
-    problem = f"{root} does not hold {name}: expected {files} there or in {root / name}"
+    problem = f"{root} does not hold {name}: expected {files}"
     if data_dir:
+        problem += f" there or in {root / name}"
         raise CurvekitError(f"{problem}; name its folder, or leave data_dir out to use the cache or the hub")
-    announce(f"CURVEKIT_DATA={problem}; looking in the local cache and on the hub instead")
+    announce(f"CURVEKIT_DATA={problem} in {root / name}; looking in the local cache and on the hub instead")
     return None
 
 

@@ -206,7 +206,7 @@ def run_experiment(
         CurvekitError: an unknown recipe, a baseline that is not among them or that leaks, or a run folder of
             another configuration; before anything is trained.
     """
-    from curvekit.modeling import RECIPES, CurveGPT2Config
+    from curvekit.modeling import RECIPES, CurveGPT2Config, recipe_settings
     from curvekit.training import train
 
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
@@ -216,7 +216,7 @@ def run_experiment(
         pick(recipe, RECIPES, "recipe")
     pick(baseline, recipes, "baseline among the recipes")
     context = {"context": config.context} if config.context is not None else {}
-    models = {recipe: CurveGPT2Config(**RECIPES[recipe] | context | config.model) for recipe in recipes}
+    models = {recipe: CurveGPT2Config(**recipe_settings(recipe, context | config.model)) for recipe in recipes}
     _require_causal(baseline, [recipe for recipe in recipes if not models[recipe].leaks])
     plan = {
         folder / "runs" / f"{recipe}-seed{seed}": dataclasses.replace(config, recipe=recipe, seed=seed)
@@ -315,7 +315,7 @@ def compare(
                 for setting in dataclasses.fields(RunConfig)
                 if setting.metadata["result"] and setting.name not in {*shared, "recipe", "seed"}
             ),
-            *(name for name, values in found.items() if len(values) > 1),
+            *(name for name, values in found.items() if len(values) > 1 and name in shared.keys() | {"training text"}),
         ],
         signature=dataclasses.replace(first, signature=common).signature_string(),
         base_is_random=any(m.get("base_is_random") for of_recipe in metrics.values() for m in of_recipe),

@@ -36,7 +36,7 @@ from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
 from curvekit.errors import CurvekitError, pick
-from curvekit.softemax import LOG_C, resolve_sink
+from curvekit.softemax import LOG_C, MEMBERS
 from curvekit.tokenization import base_tokenizer
 
 SOURCES = ("none", "encoder", "self")
@@ -83,6 +83,24 @@ def check_freeze(which: str, blocks: int | None = None) -> None:
         raise CurvekitError(f"freeze is {which!r}; give none, embeddings, all_but_head, or a number of first blocks")
     if blocks is not None and int(which) > blocks:
         raise CurvekitError(f"freeze is {which!r}, but the base has {blocks} blocks; give at most {blocks}")
+
+
+def _has_sink(attention: str) -> bool:
+    """Whether the sink of an attention can be set."""
+    return MEMBERS[ATTENTIONS[attention]].sink not in ("none", "zero")
+
+
+def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Fields of :class:`CurveGPT2Config` for a recipe: its own, and ``overrides``, which several recipes may share.
+
+    As a recipe without a curve takes no notice of ``degree``, one whose attention has a fixed sink takes none of
+    ``log_sink``.
+    """
+    settings = RECIPES[pick(recipe, RECIPES, "recipe")] | {"recipe": recipe} | overrides
+    attention = settings.get("attention", "softmax")
+    if attention in ATTENTIONS and not _has_sink(attention):
+        settings.pop("log_sink", None)
+    return settings
 
 
 class CurveGPT2Config(GPT2Config):
@@ -139,7 +157,9 @@ class CurveGPT2Config(GPT2Config):
         check_freeze(self.freeze, self.n_layer)
         if self.freeze == "all_but_head":
             self.tie_word_embeddings = False
-        resolve_sink(ATTENTIONS[pick(self.attention, ATTENTIONS, "attention")], self.log_sink)
+        pick(self.attention, ATTENTIONS, "attention")
+        if self.log_sink != LOG_C and not _has_sink(self.attention):
+            raise CurvekitError(f"attention {self.attention!r} has a fixed sink; leave log_sink out")
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
         pick(self.positions, ("gpt2", "sinusoidal"), "kind of positions")
@@ -484,7 +504,7 @@ def build_model(
     Raises:
         CurvekitError: as :meth:`CurveGPT2LMHeadModel.from_base`, or the recipe is unknown.
     """
-    settings = RECIPES[pick(recipe, RECIPES, "recipe")] | {"recipe": recipe} | overrides
+    settings = recipe_settings(recipe, overrides)
     return CurveGPT2LMHeadModel.from_base(base, tokenizer, encoder=encoder, seed=seed, scratch=scratch, **settings)
 
 

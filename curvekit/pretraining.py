@@ -113,8 +113,9 @@ def gather(data_dir: str | Path) -> Rows:
     """The documents of every split: rows ``text``, ``source``, and ``original``, the text as it was published.
 
     Articles train, validate and test as WikiText-2 publishes them, in plain typography; stories as the corpus
-    ``stories`` divides them, but one that shares a paragraph with a text that trains is held out no more; novels only
-    train. The first documents of a held-out split are of every source.
+    ``stories`` divides them, but one of which a training paragraph repeats half of its runs of words (see
+    :mod:`curvekit.duplicates`) is held out no more; novels only train. The first documents of a held-out split are of
+    every source.
     """
     data_dir = Path(data_dir).expanduser()
     articles, tales = load_corpus("wikitext-2", data_dir), load_corpus("stories", data_dir)
@@ -134,8 +135,10 @@ def gather(data_dir: str | Path) -> Rows:
     train = [*whole, *told["train"], *read["train"]]
     paragraphs = [line for row in train for line in _paragraphs(row["text"])]
     for split in ("validation", "test"):
-        again = {found.held_out for found in find_duplicates(paragraphs, [row["text"] for row in told[split]])}
-        told[split] = [row for number, row in enumerate(told[split]) if number not in again]
+        telling = paragraphs
+        while again := find_duplicates(telling, [row["text"] for row in told[split]]):
+            repeated, telling = {each.held_out for each in again}, [telling[each.text] for each in again]
+            told[split] = [row for number, row in enumerate(told[split]) if number not in repeated]
     return {
         "train": train,
         "validation": _interleaved(read["validation"], told["validation"]),

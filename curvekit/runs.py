@@ -153,7 +153,10 @@ class RunConfig:
     stride: int | None = _setting(None, "tokens that a scoring window adds (default: half of it)", least=1)
     eval_documents: int | None = _setting(None, "test documents that are scored (default: all)", least=1)
     validation_documents: int | None = _setting(
-        None, "validation documents that are scored, in training and after it (default: 16, full size all)", least=1
+        None,
+        "validation documents that are scored, in training and after it; more, if they fill no block "
+        "(default: 16, full size all)",
+        least=1,
     )
     keep_tokens: int = _setting(8, "scored documents of which every token's loss is kept", least=0)
     sample_prompts: int = _setting(8, "held-out documents whose beginning is continued; 0: none", least=0)
@@ -178,8 +181,10 @@ class RunConfig:
 
         Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
         """
-        self.base, self.encoder = (os.path.expanduser(name) for name in (self.base, self.encoder))
-        quick = self.base == "mini" or Path(self.base).is_dir()
+        for name in ("base", "encoder"):
+            if isinstance(path := getattr(self, name), str):
+                setattr(self, name, os.path.expanduser(path))
+        quick = self.base == "mini" or (isinstance(self.base, str) and Path(self.base).is_dir())
         sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
         if not quick:
             sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
@@ -241,7 +246,7 @@ class RunConfig:
         return self
 
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of the settings that change the result, spelled as given; see :meth:`results`."""
+        """12 hexadecimal digits of the settings that change the result; a local base or corpus by its path as given."""
         return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
 
     def slug(self) -> str:
@@ -286,9 +291,9 @@ def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
 
 def _pick_base(name: str, known: Any) -> None:
     """A known name, a folder on this disk, or a hub name ``owner/name`` pass; a misspelt name does not."""
-    if name in known or Path(name).expanduser().exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if name in known or Path(name).exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/")):
         raise CurvekitError(f"there is no {name}; give an existing base, or one of: {', '.join(known)}")
     pick(name, known, "base")
 

@@ -97,7 +97,6 @@ def test_a_refused_command_can_be_mended_in_the_same_folder(refused, train_argv,
     [
         (["--model", "freeze=2"], "model holds 'freeze', which is a setting of its own"),
         (["--model", "place=NaN"], "give finite numbers"),
-        (["--model", "log_sink=1"], "fixed sink"),
         (["--recipe", "curve", "--encoder", "data/encoders/bert"], "'data/encoders/bert' is not on this machine"),
         (["--base", "~/no such base"], "there is no "),
     ],

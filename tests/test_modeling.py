@@ -37,8 +37,9 @@ def test_a_sink_of_minus_infinity_starts_undisturbed(make, tiny_base):
     assert torch.allclose(logits(make("sink", log_sink=-50.0)), logits(theirs), atol=1e-6)
     assert not torch.allclose(logits(make("sink")), logits(theirs), atol=1e-4)
     assert torch.allclose(logits(make("softemax", log_sink=-50.0)), logits(theirs), atol=1e-6), "a fixed one too"
+    assert torch.equal(logits(make("gpt2", log_sink=-50.0)), logits(theirs)), "softmax has none: a sweep's baseline"
     with pytest.raises(CurvekitError, match="fixed sink"):
-        make("gpt2", log_sink=1.0)
+        CurveGPT2Config(log_sink=1.0)
 
 
 def test_a_model_with_code_of_its_own_is_refused_and_not_asked_about(tmp_path, monkeypatch):

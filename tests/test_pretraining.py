@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from curvekit.cards import SHOWN, measure, publish
+from curvekit import cards
+from curvekit.cards import SHOWN, measure, publish, ship
 from curvekit.cli import main
 from curvekit.corpora import load_corpus
 from curvekit.errors import CurvekitError
@@ -119,6 +120,32 @@ def test_it_ships_as_plain_gpt2(run, shipped):
     expected = run.model()(input_ids=ids).logits
     torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=2e-3, rtol=1e-2)
     assert tokenizer.decode(tokenizer("one <unk> two")["input_ids"]) == "one <unk> two"
+
+
+def test_what_is_no_base_is_not_replaced(run, data, shipped, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for folder in (tmp_path, run.folder, run.folder.parent, tmp_path / "thesis.tex"):
+        with pytest.raises(CurvekitError, match="no part of a base|is a file"):
+            ship(run, folder)
+    assert main(["pretrain", "--data-dir", str(data), "--ship", str(tmp_path)]) == 2
+    assert "thesis.tex" in capsys.readouterr().err and (tmp_path / "thesis.tex").read_text() == "years of work"
+    again = shutil.copytree(shipped, tmp_path / "again")
+    ship(run, again)
+    assert not (again / "card.json").exists(), "a card of other weights does not stay"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "thesis.tex"]
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_base(run, data, shipped, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in shipped.iterdir()}
+    monkeypatch.setattr(cards, "_write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        publish(run, shipped, data, announce=lambda _: None)
+    with pytest.raises(CurvekitError, match="has other test texts than"):
+        novel = shutil.copytree(data, tmp_path / "data") / "wikitext-2" / "test.txt"
+        novel.write_text(f"{novel.read_text(encoding='utf-8')} and more\n", encoding="utf-8")
+        publish(run, shipped, tmp_path / "data", announce=lambda _: None)
+    assert {path.name: path.read_bytes() for path in shipped.iterdir()} == before
+    assert [path.name for path in shipped.parent.iterdir()] == [shipped.name]
 
 
 def test_it_never_writes_unknown(shipped):
