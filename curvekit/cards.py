@@ -230,8 +230,8 @@ The novels and stories are in the public domain; their edition's work is CC0 (St
 CC BY-SA. WikiText's spaced punctuation, ` @-@ ` and headings were put back into plain typography. Its `<unk>` is a
 vocabulary entry of its own, learned where it stands, so that WikiText's test text can be scored, and suppressed when
 the model writes. Training paragraphs of {least} characters or more that also stand in a held-out text, or in `pydocs`,
-were left out; there were {paragraphs_removed}. A story of which a training paragraph of {words} words or more repeats
-half is not held out.
+were left out; there were {paragraphs_removed}. A story that otherwise shares half of a training paragraph of {words}
+words or more is held out no more and does not train: the split `neither`.
 
 ## What was tried
 

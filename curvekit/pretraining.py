@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import GPT2Config
 
-from curvekit.corpora import load_corpus
+from curvekit.corpora import SPLITS, load_corpus
 from curvekit.documents import read_lines
 from curvekit.duplicates import find_duplicates
 from curvekit.errors import CurvekitError
@@ -90,7 +90,7 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
     documentation = load_corpus("pydocs")
     held_out = [text for split in documentation for text in documentation[split]["text"]]
     held_out += [row["text"] for split in ("validation", "test") for row in rows[split]]
-    known = {line for text in held_out for line in _paragraphs(text)}
+    known = {line for text in [*held_out, *(row["text"] for row in rows["neither"])] for line in _paragraphs(text)}
     told = list(itertools.chain(*(_paragraphs(row["text"]) for row in rows["train"] if row["source"] != "wikitext-2")))
     known |= {told[found.text] for found in find_duplicates(told, held_out)}
     removed = 0
@@ -101,7 +101,7 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
         row["text"] = "\n".join(kept)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for split, of_split in rows.items():
+    for split, of_split in ((split, rows[split]) for split in SPLITS):
         write_jsonl(folder / f"{split}.jsonl", ({"text": row["text"], "source": row["source"]} for row in of_split))
     sources: dict[str, Any] = {split: _counts(of_split) for split, of_split in rows.items()}
     sources["paragraphs_removed"] = removed
@@ -113,9 +113,9 @@ def gather(data_dir: str | Path) -> Rows:
     """The documents of every split: rows ``text``, ``source``, and ``original``, the text as it was published.
 
     Articles train, validate and test as WikiText-2 publishes them, in plain typography; stories as the corpus
-    ``stories`` divides them, but one of which a training paragraph repeats half of its runs of words (see
-    :mod:`curvekit.duplicates`) is held out no more; novels only train. The first documents of a held-out split are of
-    every source.
+    ``stories`` divides them, but one of which a training paragraph repeats, not verbatim, half of its runs of words
+    (see :mod:`curvekit.duplicates`) is of the split ``neither``; novels only train. The first documents of a held-out
+    split are of every source.
     """
     data_dir = Path(data_dir).expanduser()
     articles, tales = load_corpus("wikitext-2", data_dir), load_corpus("stories", data_dir)
@@ -133,16 +133,23 @@ def gather(data_dir: str | Path) -> Rows:
     }
     whole = [{"text": "\n".join(filter(None, lines)), "source": name} for name, lines in novels.items()]
     train = [*whole, *told["train"], *read["train"]]
-    paragraphs = [line for row in train for line in _paragraphs(row["text"])]
+    held_out = {
+        line for rows in (told, read) for split in ("validation", "test") for row in rows[split]
+        for line in _paragraphs(row["text"])
+    }  # fmt: skip
+    paragraphs = [line for row in train for line in _paragraphs(row["text"]) if line not in held_out]
+    neither: list[dict[str, str]] = []
     for split in ("validation", "test"):
         telling = paragraphs
         while again := find_duplicates(telling, [row["text"] for row in told[split]]):
             repeated, telling = {each.held_out for each in again}, [telling[each.text] for each in again]
+            neither += [told[split][number] for number in sorted(repeated)]
             told[split] = [row for number, row in enumerate(told[split]) if number not in repeated]
     return {
         "train": train,
         "validation": _interleaved(read["validation"], told["validation"]),
         "test": _interleaved(read["test"], told["test"]),
+        "neither": neither,
     }
 
 

@@ -60,7 +60,7 @@ def shipped(run, data, tmp_path_factory):
 
 def test_splits_are_those_of_wikitext_and_of_the_stories_own_words(data):
     rows = gather(data)
-    assert [sum(row["source"] == "wikitext-2" for row in rows[split]) for split in rows] == [3, 3, 3]
+    assert [sum(row["source"] == "wikitext-2" for row in rows[split]) for split in rows] == [3, 3, 3, 0]
     assert all("guest-star:" in row["text"] for row in rows["test"] if row["source"] == "wikitext-2")
     assert all("guest @-@ star :" in row["original"] for row in rows["test"] if row["source"] == "wikitext-2")
     texts = {split: {row["text"] for row in rows[split]} for split in rows}
@@ -83,7 +83,10 @@ def test_a_story_that_shares_a_paragraph_with_a_training_text_is_held_out_no_mor
     words = held_out[0].split("\n")[1].split()
     novel = tmp_path / "data" / "books" / "one.txt"
     novel.write_text(f"{novel.read_text(encoding='utf-8')}{' '.join(['Once', *words])}\n", encoding="utf-8")
-    assert [row["text"] for row in gather(tmp_path / "data")["test"] if row["source"] == "stories"] == held_out[1:]
+    rows = gather(tmp_path / "data")
+    assert [row["text"] for row in rows["test"] if row["source"] == "stories"] == held_out[1:]
+    assert [row["text"] for row in rows["neither"]] == held_out[:1]
+    assert not any(held_out[0] == row["text"] for row in rows["train"])
 
 
 def test_a_novel_s_paragraph_that_is_nearly_one_of_pydocs_does_not_train(data, tmp_path):
