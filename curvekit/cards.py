@@ -38,7 +38,7 @@ _SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("card.json", "README.md"),
 )
-_FEW = 8  # documents of each kind on which all that was tried is compared
+_FEW = 6  # documents of each kind on which all that was tried is compared
 _HISTORY = 8  # rows of the table of the validation loss over training
 _PROMPTS, _PROMPT_TOKENS, _SAMPLE_TOKENS, _TEMPERATURE, _TOP_P = 6, 32, 120, 0.8, 0.95
 
