@@ -200,7 +200,7 @@ def test_an_empty_prompt_begins_a_document_and_says_so(voices):
 def test_a_prompt_that_is_too_long_loses_its_beginning_and_says_how_much(voices, tokenizer):
     prompt = PROMPT * 40
     panel = pressed(Playground(voices, prompt, max_new_tokens=10))
-    cut = len(tokenizer(prompt).input_ids) + 1 - (64 - 10)
+    cut = len(tokenizer(prompt).input_ids) - (64 - 10)
     assert f"its first {cut} tokens were left out" in plain(panel.message)
     assert panel.history[0]["truncated"] == cut
 
