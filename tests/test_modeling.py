@@ -122,7 +122,7 @@ def test_from_scratch_a_model_starts_at_the_loss_of_a_uniform_guess(tiny_tokeniz
         ({"recipe": "gpt2", "base": "gpt3"}, "did you mean 'gpt2'"),
         ({"recipe": "gpt2", "base": "gpt2"}, "HF_HUB_OFFLINE is set"),
         ({"recipe": "gpt2", "tokenizer": None, "scratch": True}, "the vocabulary is the tokeniser's"),
-        ({"recipe": "gpt2", "scratch": True, "n_head": 7}, "n_embd is 256, which 7 heads cannot share"),
+        ({"recipe": "gpt2", "scratch": True, "n_head": 7}, f"n_embd is {MINI['n_embd']}, which 7 heads cannot share"),
         ({"recipe": "gpt2", "n_layer": 2}, "unknown model setting 'n_layer'"),
         ({"recipe": "gpt2", "attention": "softmex"}, "did you mean 'softemax'|did you mean 'softmax'"),
         ({"recipe": "curve", "contxt": "static"}, "did you mean 'context'"),
