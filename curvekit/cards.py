@@ -158,9 +158,8 @@ def _measure(
     return figures
 
 
-def _samples(folder: str | Path, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def _samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Continuations of how the first held-out articles and stories begin, drawn once with seed 0: none is chosen."""
-    model, tokenizer = _load(folder)
     prompts = []
     for row in rows[:_PROMPTS]:
         ids = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"][:_PROMPT_TOKENS]
@@ -172,15 +171,15 @@ def _samples(folder: str | Path, rows: Sequence[dict[str, str]]) -> list[dict[st
 
 
 def _write_card(run: Run, folder: Path, name: str, rows_of: Rows, announce: Callable[[str], object]) -> None:
-    config = GPT2Config.from_pretrained(folder)
+    model, tokenizer = _load(folder)
     tried = [_tried(load_run(path.parent), rows_of, announce) for path in run.folder.parent.glob("*/metrics.json")]
     tried.sort(key=lambda row: (-row["tokens"], row["bits_per_byte"]["stories validation"]))
     card = {
         "parameters": run.metrics["parameters"],
-        "vocabulary": config.vocab_size,
-        "shape": {name: getattr(config, name) for name in MINI},
-        "figures": _measure(*_load(folder), name, rows_of, announce),
-        "samples": _samples(folder, rows_of["test"]),
+        "vocabulary": model.config.vocab_size,
+        "shape": {name: getattr(model.config, name) for name in MINI},
+        "figures": _measure(model, tokenizer, name, rows_of, announce),
+        "samples": _samples(model, tokenizer, rows_of["test"]),
         "tried": tried,
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
         "history": _history(run),

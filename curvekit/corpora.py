@@ -111,7 +111,7 @@ def load_corpus(
             raise CurvekitError(f"corpus {name!r} has documents of its own; leave document={document!r} out")
         corpus, source = _load_named(name, folder, announce)
     else:
-        path = existing_path(name, folder)
+        path = existing_path(name, data_dir)
         corpus, source = _load_path(path, document, announce), str(path.resolve())
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name}: {sizes} documents, from {source}")
@@ -244,13 +244,14 @@ def _load_shakespeare(folder: Path, announce: Announce) -> DatasetDict:
     return _split_in_order(as_dataset(documents.passages(io.StringIO(whole))), str(folder))
 
 
-def existing_path(name: str, data_dir: Path | None = None) -> Path:
+def existing_path(name: str, data_dir: str | Path | None = None) -> Path:
     """The file or folder of this name in ``data_dir``, else here, else in CURVEKIT_DATA.
 
     Raises:
         CurvekitError: it is in none of them, or is no kind of file that is read.
     """
-    roots = [root for root in (data_dir, Path(), _environment_folder()) if root is not None]
+    given = Path(data_dir).expanduser() if data_dir else None
+    roots = [root for root in (given, Path(), _environment_folder()) if root is not None]
     for path in (root / Path(name).expanduser() for root in roots if name):
         if path.is_dir() or (suffix(path) in SUFFIXES and path.exists()):
             return path

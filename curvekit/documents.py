@@ -189,24 +189,25 @@ def _read_articles(paths: Sequence[Path]) -> Dataset:
 
 def _table(path: Path) -> Dataset:
     """The rows of a file that has a column ``text`` of strings."""
+    ending = suffix(path)
     if not path.stat().st_size:
         raise CurvekitError(f"{path} is empty; name a file with documents")
-    if suffix(path) != ".parquet":
+    if ending != ".parquet":
         for _ in read_lines(path):  # says which byte is wrong, as the parsers do not
             pass
-    options = {"keep_default_na": False} if suffix(path) == ".csv" else {}  # "None" and "NA" are words here
+    options = {"keep_default_na": False} if ending == ".csv" else {}  # "None" and "NA" are words here
     try:
         with quiet_in_logs():
-            builder, files = TABLES[suffix(path)], glob.escape(str(path.resolve()))
+            builder, files = TABLES[ending], glob.escape(str(path.resolve()))
             table = load_dataset(builder, data_files=files, split="train", **options)
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise CurvekitError(
-            f"{path} is cut off or is not {suffix(path)[1:]} ({reason}); restore or convert the file"
+            f"{path} is cut off or is not {ending[1:]} ({reason}); restore or convert the file"
         ) from error
-    if suffix(path) == ".csv" and any(name.startswith("__index_level_") for name in table.column_names):
+    if ending == ".csv" and any(name.startswith("__index_level_") for name in table.column_names):
         raise CurvekitError(f"{path} has more fields in its rows than names in its header; quote texts with commas")
-    if suffix(path) == ".csv" and {"text", "text.1"} <= {*table.column_names}:  # so a second one is called
+    if ending == ".csv" and {"text", "text.1"} <= {*table.column_names}:  # so a second one is called
         raise CurvekitError(f"{path} has two columns 'text'; rename the one without the documents")
     if "text" not in table.column_names:
         names = ", ".join(map(repr, table.column_names))

@@ -206,17 +206,14 @@ def run_experiment(
         CurvekitError: an unknown recipe, a baseline that is not among them or that leaks, or a run folder of
             another configuration; before anything is trained.
     """
-    from curvekit.modeling import RECIPES, CurveGPT2Config, recipe_settings
+    from curvekit.modeling import CurveGPT2Config, recipe_settings
     from curvekit.training import train
 
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
     if not recipes or not seeds:
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")
-    for recipe in recipes:
-        pick(recipe, RECIPES, "recipe")
+    models = {recipe: CurveGPT2Config(**recipe_settings(recipe, config.overrides())) for recipe in recipes}
     pick(baseline, recipes, "baseline among the recipes")
-    context = {"context": config.context} if config.context is not None else {}
-    models = {recipe: CurveGPT2Config(**recipe_settings(recipe, context | config.model)) for recipe in recipes}
     _require_causal(baseline, [recipe for recipe in recipes if not models[recipe].leaks])
     plan = {
         folder / "runs" / f"{recipe}-seed{seed}": dataclasses.replace(config, recipe=recipe, seed=seed)
@@ -293,6 +290,8 @@ def compare(
         "training text": {run.corpus["train"] for run in all_runs},
         "precision": {run.metrics.get("precision") for run in all_runs},
     }
+    unlike = [name for name in settings[0] if name not in {*shared, "recipe", "seed"}]
+    unlike += [name for name, values in found.items() if len(values) > 1]
     comparison = Comparison(
         rows=rows,
         contrasts=contrasts,
@@ -309,14 +308,7 @@ def compare(
             for run in all_runs
         ],
         settings=shared,
-        differing=[
-            *(
-                setting.name
-                for setting in dataclasses.fields(RunConfig)
-                if setting.metadata["result"] and setting.name not in {*shared, "recipe", "seed"}
-            ),
-            *(name for name, values in found.items() if len(values) > 1 and name in shared.keys() | {"training text"}),
-        ],
+        differing=list(dict.fromkeys(unlike)),
         signature=dataclasses.replace(first, signature=common).signature_string(),
         base_is_random=any(m.get("base_is_random") for of_recipe in metrics.values() for m in of_recipe),
         command=command,

@@ -101,8 +101,8 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
         row["text"] = "\n".join(kept)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for split, of_split in ((split, rows[split]) for split in SPLITS):
-        write_jsonl(folder / f"{split}.jsonl", ({"text": row["text"], "source": row["source"]} for row in of_split))
+    for split in SPLITS:
+        write_jsonl(folder / f"{split}.jsonl", ({"text": row["text"], "source": row["source"]} for row in rows[split]))
     sources: dict[str, Any] = {split: _counts(of_split) for split, of_split in rows.items()}
     sources["paragraphs_removed"] = removed
     write_json(folder / "sources.json", sources)

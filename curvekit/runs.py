@@ -225,7 +225,7 @@ class RunConfig:
         pick(self.recipe, RECIPES, "recipe")
         _pick_base(self.base, BASES)
         if self.corpus not in CORPORA:
-            existing_path(self.corpus, Path(self.data_dir).expanduser() if self.data_dir else None)
+            existing_path(self.corpus, self.data_dir)
         check_freeze(self.freeze)
         if own := _OWN & self.model.keys():
             raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")
@@ -244,6 +244,10 @@ class RunConfig:
         if self.stride is not None and self.stride > window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {window}")
         return self
+
+    def overrides(self) -> dict[str, Any]:
+        """The model settings that stand over the recipe's."""
+        return ({"context": self.context} if self.context is not None else {}) | self.model
 
     def fingerprint(self) -> str:
         """12 hexadecimal digits of the settings that change the result; a local base or corpus by its path as given."""

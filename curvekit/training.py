@@ -108,7 +108,6 @@ def fit(
     With patience the weights kept are those of the lowest validation loss, else the last ones.
     """
     tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
-    chosen = {"context": config.context} if config.context is not None else {}
     dropout = {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0}
     model = build_model(
         config.recipe,
@@ -118,7 +117,7 @@ def fit(
         seed=config.seed,
         scratch=config.scratch,
         freeze=config.freeze,
-        **dropout | chosen | config.model,
+        **dropout | config.overrides(),
     )
     _check_room(config, model)
     warn_if_leaking(model)
