@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from curvekit import figures
+from curvekit import figures, shading
 from curvekit.curves import bernstein_weights
 from curvekit.drawing import COLOURS, place_labels, render, text_width, wrap
 from curvekit.errors import CurvekitError
@@ -194,8 +194,7 @@ def said(figure):
 
 def test_every_figure_of_the_module_is_in_the_gallery():
     functions = {name for name in figures.__all__ if not name[0].isupper()}
-    helpers = {"colour", "project", "save", "token_differences_html", "token_probabilities_html"}
-    assert functions - helpers == {draw.__name__ for draw in GALLERY}
+    assert functions - {"colour", "project", "save"} == {draw.__name__ for draw in GALLERY}
 
 
 @pytest.mark.parametrize("draw", GALLERY, ids=lambda draw: draw.__name__)
@@ -324,16 +323,9 @@ def test_learning_curves_subtract_the_same_seed():
     np.testing.assert_allclose(band.get_ydata(), [-1, -1])
 
 
-def test_coloured_text_is_escaped_html():
-    text = figures.token_differences_html(["<script>alert(1)</script>", " & "], [0.5, -0.5])
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
-    assert " &amp; " in text
-
-
 def test_coloured_probabilities_are_escaped_and_name_what_else_was_likely():
     others = [[("<b>", 0.5), (" &\n", 0.25)], []]
-    text = figures.token_probabilities_html(["<b>", '" onclick='], [0.5, 1e-9], others, "<i>")
+    text = shading.token_probabilities_html(["<b>", '" onclick='], [0.5, 1e-9], others, "<i>")
     assert not re.search(r"<(?!/?(span|div)\b)", text)
     assert "&lt;i&gt;" in text and "“&lt;b&gt;” 50.0 %\nor\n“ &amp;↵” 25.0 %" in text
     assert "onclick=" in text and '"" onclick' not in text
@@ -341,7 +333,7 @@ def test_coloured_probabilities_are_escaped_and_name_what_else_was_likely():
 
 
 def test_the_less_likely_a_token_the_darker_it_is():
-    lightness = figures._surprise_colours(np.array([1.0, 0.5, 0.1, 1e-2, 1e-4]))[:, :3].sum(1)
+    lightness = shading._surprise_colours(np.array([1.0, 0.5, 0.1, 1e-2, 1e-4]))[:, :3].sum(1)
     assert lightness[0] == pytest.approx(3)
     assert (np.diff(lightness) < 0).all()
 
@@ -365,7 +357,7 @@ def test_no_rating_is_said_and_drawn_without_a_warning():
 
 
 def test_blue_is_better_and_orange_is_worse():
-    better, worse = figures._difference_colours(np.array([-1.0, 1.0]))[1]
+    better, worse = shading._difference_colours(np.array([-1.0, 1.0]))[1]
     assert better[2] > better[0]
     assert worse[0] > worse[2]
 

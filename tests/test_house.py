@@ -31,7 +31,8 @@ ARROWS = (
     "experiments > figures",
     "experiments > reports",
     "figures > reports > cli",
-    "figures > widgets",
+    "shading > figures > widgets",
+    "generation > panels > widgets",
     "errors > files > corpora",
 )
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -86,7 +87,7 @@ def test_arrows_point_one_way(arrow):
 def test_the_library_imports_no_notebook_no_test_and_only_widgets_import_widgets(path):
     names = {name.split(".")[0] for name in imported(path)}
     assert not names & {"notebooks", "tests", "conftest", "flask", "fastapi", "uvicorn"}
-    assert path.stem in ("widgets", "cli") or "ipywidgets" not in names
+    assert path.stem in ("widgets", "panels", "cli") or "ipywidgets" not in names
 
 
 def code(path: Path) -> str:

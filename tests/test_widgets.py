@@ -14,12 +14,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from curvekit import widgets
+from curvekit import panels, widgets
 from curvekit.drawing import Picture
 from curvekit.errors import CurvekitError
 from curvekit.generation import Alternative, Piece, generate
+from curvekit.panels import Sample
 from curvekit.ratings import QUESTIONS, read_ratings
-from curvekit.widgets import AttentionViewer, BlindRating, CurveExplorer, Playground, Sample, SideBySide, show
+from curvekit.widgets import AttentionViewer, BlindRating, CurveExplorer, Playground, SideBySide, show
 
 PROMPT = "The river was"
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -124,7 +125,7 @@ def test_the_text_grows_while_it_is_written_and_is_drawn_no_oftener_than_is_seen
     drawn = []
     panel.results.children[0].observe(lambda change: drawn.append(len(plain(change.owner))), "value")
     panel.wait()
-    assert 4 <= len(drawn) <= (time.monotonic() - began) / widgets.REFRESH + 3
+    assert 4 <= len(drawn) <= (time.monotonic() - began) / panels.REFRESH + 3
     assert drawn == sorted(drawn)
 
 
@@ -484,5 +485,5 @@ def test_an_interrupt_of_the_kernel_in_the_middle_of_a_stream_stops_it_and_is_sa
 
 def test_a_thread_that_ends_leaves_nothing_running(voices):
     pressed(Playground(voices, PROMPT, max_new_tokens=3))
-    assert not widgets._running
+    assert not panels._running
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("curvekit")]
