@@ -133,6 +133,7 @@ def _measure(
     documents: int | None = None,
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {}
+    tokenizer.name_or_path = name  # a signature names no folder of this machine
     context = min(_CONTEXT, model.config.n_positions)
     for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):

@@ -33,7 +33,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from curvekit.errors import CurvekitError
 from curvekit.modes import evaluating
 from curvekit.sampling import Sampling, row_seed
-from curvekit.tokenization import encodable
+from curvekit.tokenization import encodable, start_token
 
 _DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before all of them are there
@@ -361,6 +361,10 @@ class _Dice(TorchFunctionMode):
         return torch.stack(list(drawn))
 
 
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    return start_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
 def _run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -371,7 +375,6 @@ def _run(
     **settings: Any,
 ) -> Tensor:
     """transformers' ``generate``: token ids ``[prompts * continuations, padded prompt + new]``."""
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     drawing: dict[str, Any] = {"do_sample": sampling.temperature > 0}
     if sampling.temperature > 0:
         drawing |= {"temperature": float(sampling.temperature), "top_k": sampling.top_k, "top_p": float(sampling.top_p)}
@@ -383,7 +386,7 @@ def _run(
         num_beams=sampling.num_beams,
         num_return_sequences=sampling.num_return_sequences,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
+        pad_token_id=_pad(tokenizer),
         **drawing,
     )
     criteria = [watch, _StopStrings(tokenizer, sampling.stop, inputs["input_ids"].shape[1])]
@@ -415,10 +418,11 @@ def _encode(
     """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut."""
     room = _room(model, sampling)
     texts = (tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"] for each in encodable(prompts))
-    whole = [[tokenizer.eos_token_id, *text] for text in texts]
+    start = start_token(tokenizer)
+    whole = [[start, *text] for text in texts]
     rows = [row[-room:] for row in whole]
     width = max(map(len, rows))
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = _pad(tokenizer)
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])  # [prompts, time]
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # [prompts, time]
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}

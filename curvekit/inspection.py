@@ -21,6 +21,7 @@ from curvekit.attention import implementation
 from curvekit.errors import CurvekitError
 from curvekit.modes import evaluating
 from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, softemax
+from curvekit.tokenization import start_token
 
 OWN = "the model's own"
 
@@ -72,7 +73,7 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
         CurvekitError: the model exposes no attentions.
     """
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    kept = [tokenizer.eos_token_id, *ids[-(most - 1) :]]
+    kept = [start_token(tokenizer), *ids[-(most - 1) :]]
     tokens = [str(tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in kept]
     batch = torch.tensor([kept], device=model.device)  # (1, T)
     before = model.config._attn_implementation

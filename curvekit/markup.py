@@ -130,7 +130,8 @@ def headline(comparison: Comparison) -> str:
     else:
         clauses = [f"no recipe is better than {comparison.baseline}"]
     if worse:
-        clauses.append(f"{_named(worse)} {'raises' if len(worse) == 1 else 'raise'} it by {_percentages(worse)}")
+        what = "it" if better else "its perplexity"
+        clauses.append(f"{_named(worse)} {'raises' if len(worse) == 1 else 'raise'} {what} by {_percentages(worse)}")
     if same:
         clauses.append(f"{_named(same)} {'makes' if len(same) == 1 else 'make'} no significant difference")
     if lost := [row for row in better + worse if row["p_holm"] >= 0.05]:

@@ -26,7 +26,7 @@ from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.files import finite
 from curvekit.modes import evaluating
-from curvekit.tokenization import encodable
+from curvekit.tokenization import encodable, start_token
 
 DENOMINATORS = "whitespace words and UTF-8 bytes of the original text"
 
@@ -183,9 +183,7 @@ def _sha(*texts: str) -> str:
 
 def _streams(tokenizer: Any, texts: list[str], vocabulary: int | None) -> list[np.ndarray]:
     """Each document's ids after one prefix token; int32, since a corpus of Python integers would not fit."""
-    prefix = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if prefix is None:
-        raise CurvekitError("the tokenizer has no eos token to begin a document with; set tokenizer.eos_token")
+    prefix = start_token(tokenizer)
     encoded = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in encodable(texts))
     streams = [np.asarray([prefix, *ids], dtype=np.int32) for ids in encoded]
     highest = max((int(stream.max()) for stream in streams), default=0)

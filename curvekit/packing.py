@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerFast
 from curvekit.corpora import Revision, text_revision
 from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
-from curvekit.tokenization import encodable
+from curvekit.tokenization import encodable, start_token
 
 _HEADER = 512  # bytes before the first token: the length of the JSON header, the header, spaces
 _BATCH = 2**19  # characters tokenised at a time
@@ -178,7 +178,7 @@ def pad(
     Prefer ``pack`` for long documents, of which this drops the rest, and for short ones, which it drowns in padding.
     """
     stream, starts, named = _stream(texts, tokenizer, block_size, path, progress, least=2)
-    return PaddedExamples(stream, starts, block_size, named, end=_prefix(tokenizer))
+    return PaddedExamples(stream, starts, block_size, named, end=start_token(tokenizer))
 
 
 def _stream(
@@ -214,23 +214,15 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         rules: dict[str, Any] = {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())}
     else:  # the last call's padding and truncation are part of its state, not of its rules
         rules = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
-    rules["prefix"] = _prefix(tokenizer)
+    rules["prefix"] = start_token(tokenizer)
     rules |= getattr(tokenizer, "dice", {})  # of one that draws
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _prefix(tokenizer: Any) -> int:
-    """The token before each document."""
-    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if token is None:
-        raise CurvekitError("the tokeniser has no end-of-text token to put between documents; set its eos_token")
-    return token
 
 
 def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, progress: bool) -> None:
     """Write the stream after a header, which is filled in when the number of tokens is known."""
     kind = "U16" if len(tokenizer) <= 2**16 else "U32"
-    prefix, revision, count, starts = _prefix(tokenizer), Revision(), 0, array("Q")
+    prefix, revision, count, starts = start_token(tokenizer), Revision(), 0, array("Q")
     file.write(bytes(_HEADER))
     for batch in _batches(encodable(_watched(texts, revision, progress))):
         encoded = _cut([piece for piece, _ in batch], tokenizer)

@@ -22,6 +22,7 @@ _LICENCE = re.compile(
     r"|permission is hereby granted|permission to use, copy|redistribution and use|licensed under",
     re.IGNORECASE,
 )
+_RULE = re.compile(r"^(?=.*([-=*~^#+_])\1\1)[-=*~^#+_| \t]+(\n|\Z)", re.MULTILINE)  # under a heading, around a table
 _LEAST = 200  # characters; what is shorter is a one-line remark, most often of a codec table
 
 
@@ -31,7 +32,8 @@ def python_documentation(installed_packages: bool = False) -> list[str]:
     Args:
         installed_packages: also the docstrings of what pip installed (ten times as much, and slower).
 
-    Duplicates, copyright notices, test modules and modules with less than 200 characters are left out.
+    Duplicates, copyright notices, test modules and modules with less than 200 characters are left out, and so are
+    lines that are only drawn: a model would learn to draw them, and a prompt would end in them.
     """
     paths = sysconfig.get_paths()
     library = Path(paths["stdlib"])
@@ -39,7 +41,8 @@ def python_documentation(installed_packages: bool = False) -> list[str]:
     if installed_packages:
         for folder in dict.fromkeys((paths["purelib"], paths["platlib"])):
             documents += _modules(Path(folder))
-    return [text for text in dict.fromkeys(documents) if len(text) >= _LEAST]
+    texts = (_RULE.sub("", text) for text in documents)
+    return [text for text in dict.fromkeys(texts) if len(text) >= _LEAST]
 
 
 def _topics(path: Path) -> Iterator[str]:
@@ -61,7 +64,7 @@ def _modules(folder: Path) -> Iterator[str]:
         if sections:
             parts = path.relative_to(folder).with_suffix("").parts
             title = f"The {'.'.join(parts[:-1] if parts[-1] == '__init__' else parts)} module"
-            yield "\n\n".join([title + "\n" + "=" * len(title), *sections]) + "\n"
+            yield "\n\n".join([title, *sections]) + "\n"
 
 
 def _sources(folder: Path) -> Iterator[Path]:

@@ -221,6 +221,18 @@ def encodable(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
+def start_token(tokenizer: Any) -> int:
+    """The token before each document, in training, in scoring and in generation: end-of-text, else its beginning.
+
+    Raises:
+        CurvekitError: the tokeniser has neither.
+    """
+    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if token is None:
+        raise CurvekitError("the tokeniser has no end-of-text token to put before documents; set its eos_token")
+    return token
+
+
 def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """The tokeniser that a base brings: ``mini``, a folder, or a hub model.
 

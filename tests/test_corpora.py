@@ -434,7 +434,10 @@ def test_pydocs_is_large_enough_and_reads_as_prose(documentation):
         assert abs(sum(map(len, documentation[split]["text"])) / size - share) < 0.04
     assert documentation["validation"].num_rows >= 16  # what a quick run scores
     whole = "\n".join(texts(documentation))
-    assert "The difflib module\n==================\n" in whole
+    assert "The difflib module\n\nModule difflib" in whole
+    assert "Lambdas\n\n   lambda_expr ::=" in whole, "the line drawn under a heading is left out"
+    assert not re.search(r"^[-=*~+|_ ]*([-=*~_])\1\1[-=*~+|_ ]*$", whole, re.M)
+    assert "\n    ...\n" in whole, "an ellipsis is not drawn"
     assert "SequenceMatcher.find_longest_match(alo=0, ahi=None, blo=0, bhi=None)" in whole
     assert 'The "assert" statement' in whole
     assert "all rights reserved" not in whole.lower()
@@ -463,7 +466,7 @@ def test_docstrings_are_read_without_running_the_module(tmp_path):
         "    def move(self, by, *, twice=False):\n        '''Move it.'''\n"
     )
     assert list(pydocs._modules(tmp_path)) == [
-        "The danger module\n=================\n\nA module.\n\nIts end.\n\n"
+        "The danger module\n\nA module.\n\nIts end.\n\n"
         "class Point(tuple)\n\nA point.\n\nPoint.move(by, *, twice=False)\n\nMove it.\n"
     ]
 

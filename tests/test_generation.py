@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 
@@ -87,6 +88,18 @@ def test_streams_at_once_write_what_each_writes_alone_and_touch_no_dice(model, t
     assert texts == {
         seed: generate(model, tiny_tokenizer, ["The river"], max_new_tokens=30, seed=seed)[0] for seed in range(4)
     }
+
+
+def test_a_tokeniser_that_knows_only_a_beginning_begins_with_it(model, tiny_tokenizer):
+    settings = {"max_new_tokens": 8, "temperature": 0}
+    beginner = copy.deepcopy(tiny_tokenizer)
+    beginner.bos_token, beginner.eos_token, beginner.pad_token = tiny_tokenizer.eos_token, None, None
+    texts = generate(model, beginner, PROMPTS, **settings)
+    ended = generate(model, tiny_tokenizer, PROMPTS, **settings)
+    assert all(text.startswith(own) for text, own in zip(texts, ended, strict=True)) and any(ended)
+    beginner.bos_token = None
+    with pytest.raises(CurvekitError, match="no end-of-text token"):
+        generate(model, beginner, PROMPTS, **settings)
 
 
 def test_a_prompt_longer_than_the_model_loses_its_beginning(model, tiny_tokenizer):

@@ -152,6 +152,17 @@ def test_every_package_that_is_imported_is_declared():
     assert not missing, f"pyproject.toml does not declare {sorted(missing)}"
 
 
+def test_what_is_committed_names_no_folder_of_the_machine_that_made_it():
+    kept = [
+        ROOT / "curvekit" / "assets",
+        *(ROOT / "reports" / name for name in ("benchmarks", "wikitext-2", "wikitext-2-scratch")),
+    ]
+    pages = [path for folder in kept for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".tex")]
+    assert len(pages) > 8
+    home = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp|mnt|var)/")
+    assert not [str(path) for path in pages if home.search(path.read_text(encoding="utf-8"))]
+
+
 def test_constraints_pin_every_dependency_exactly_and_portably():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line) for line in lines)  # no local version: +cpu

@@ -360,7 +360,7 @@ def test_a_diverged_model_is_reported_and_can_be_saved(tmp_path):
         ({"texts": []}, "0 documents"),
         ({"texts": ["", "  "]}, "2 documents"),
         ({"tokenizer": word_tokenizer([*WORDS, "e"]), "texts": ["a e"]}, "token 6 to a model of 6"),
-        ({"tokenizer": word_tokenizer(WORDS, unk_token=WORDS[0])}, "no eos token"),
+        ({"tokenizer": word_tokenizer(WORDS, unk_token=WORDS[0])}, "no end-of-text token"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(arguments, message):

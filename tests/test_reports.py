@@ -282,7 +282,7 @@ HEADLINES = {
     "On wikitext-2, no recipe is better than gpt2; curve and softemax make no significant difference.": [
         row("curve", "no significant difference", -0.001), row("softemax", "no significant difference", 0.001),
     ],
-    "On wikitext-2, no recipe is better than gpt2; curve raises it by 3 %.": [row("curve", "worse", 0.03)],
+    "On wikitext-2, no recipe is better than gpt2; curve raises its perplexity by 3 %.": [row("curve", "worse", 0.03)],
     "On wikitext-2 nothing could be compared with gpt2.": [row("published", "leaks: not comparable")],
     (
         "On wikitext-2, curve lowers the perplexity of gpt2 by 3 %; "
