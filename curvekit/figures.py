@@ -8,7 +8,7 @@ The style is that of :mod:`curvekit.drawing`; :func:`save` writes a figure as SV
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -798,6 +798,16 @@ def _band(ax: Axes, name: str, runs: Sequence[Mapping[float, float]], style: str
         ax.fill_between(steps, values.min(0), values.max(0), color=colour(name), alpha=0.15, lw=0)
 
 
+def _apart(limits: np.ndarray, place: Callable[[Any], Any], least: float = 0.14) -> list[float]:
+    """Round numbers between limits, from 0 outwards, no two nearer than ``least`` of the axis where they are placed."""
+    low, high = place(limits)
+    kept: list[float] = []
+    for value in sorted(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(*limits), key=abs):
+        if low <= place(value) <= high and all(abs(place(value) - place(k)) >= least * (high - low) for k in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
 @styled
 def difference_intervals(rows: Sequence[Mapping[str, Any]], baseline: str = "gpt2", corpus: str = "") -> Figure:
     """Difference in loss from the baseline with its 95 % interval, a row for each recipe (a forest plot).
@@ -844,7 +854,7 @@ def difference_intervals(rows: Sequence[Mapping[str, Any]], baseline: str = "gpt
     ax.set_xlabel(f"nats a token, less (\N{MINUS SIGN}) or more (+) than {baseline}")
     to_percent = (lambda d: 100 * np.expm1(d), lambda p: np.log1p(np.maximum(p, -99.9) / 100))
     percent = ax.secondary_xaxis("top", functions=to_percent)
-    percent.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    percent.set_xticks(_apart(to_percent[0](np.array(ax.get_xlim())), to_percent[1]))
     percent.xaxis.set_major_formatter(
         FuncFormatter(lambda v, _: f"{v:+.3g} %".replace("-", "\N{MINUS SIGN}") if abs(v) > 1e-9 else "0")
     )

@@ -297,6 +297,16 @@ def test_the_smallest_leak_is_still_a_leak():
     assert "leaks: up to 1e-07" in said(figures.leak_map({"curve": changes}, list("abcd")))
 
 
+@pytest.mark.parametrize("middle", [-0.9, -0.04, 0.0, 0.02, 0.8, 1.6, 3.0])
+def test_percentages_over_the_intervals_stand_apart_however_far_they_reach(middle):
+    figure = figures.difference_intervals([difference("curve", middle, 0.05), difference("softemax", middle / 2, 0.01)])
+    figure.canvas.draw()
+    (above,) = figure.axes[0].child_axes
+    boxes = sorted(text.get_window_extent().extents[[0, 2]].tolist() for text in above.get_xticklabels())
+    assert len(boxes) >= 2
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(boxes))
+
+
 def test_a_recipe_that_leaks_neither_sets_the_scale_nor_gets_a_figure_in_the_intervals():
     figure = difference_intervals()
     low, high = figure.axes[0].get_xlim()
