@@ -58,7 +58,9 @@ Voices = Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 FAMILIES = {"Bézier": bernstein_weights, "B-spline": bspline_weights}
 ALTERNATIVES = 5
 
-_WRAP = Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
+_ROW = {"display": "flex", "flex_flow": "row wrap", "align_items": "center", "width": "100%"}
+_WRAP = Layout(**_ROW)
+_BESIDE = Layout(**_ROW | {"align_items": "flex-start"})  # texts of unequal length
 _GRID = Layout(display="grid", grid_template_columns="repeat(auto-fill, minmax(290px, 1fr))", width="100%")
 _WIDE = {"width": "calc(100% - 4px)"}  # a control's margins are not part of its width
 
@@ -137,7 +139,7 @@ class _Writer(Panel):
             )
         self.seed = BoundedIntText(self.sampling.seed, min=0, max=2**53 - 1, description="seed", tooltip=_HELP["seed"])
         self.seed.style.description_width, self.seed.layout.width = "40px", "190px"
-        self.results = Box(layout=_WRAP)
+        self.results = Box(layout=_BESIDE)
         super().__init__()
         self.start.on_click(lambda _: self.generate())
 
@@ -609,7 +611,7 @@ class BlindRating(Panel):
         self.save = Button(description="Save", icon="check", disabled=True, button_style="success")
         self.save.layout.width = "100px"
         self.tally = ToggleButton(description="Results", icon="bar-chart", layout=Layout(width="110px"))
-        self.columns, self.summary, self.count = Box(layout=_WRAP), HTML(), Label()
+        self.columns, self.summary, self.count = Box(layout=_BESIDE), HTML(), Label()
         self.answers: dict[str, ToggleButtons] = {}
         options = list(zip(("left", "no difference", "right"), ANSWERS, strict=True))
         for name, question in QUESTIONS.items():
@@ -625,7 +627,7 @@ class BlindRating(Panel):
             self.message,
             self.columns,
             *self.answers.values(),
-            Box([self.save, self.tally, self.count], layout=_WRAP),
+            Box([self.save, self.tally, self.count], layout=Layout(margin="8px 0 0 0", **_ROW)),
             self.summary,
         ]
         self._ask(False)
