@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from curvekit.errors import CurvekitError
-from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, resolve_sink, softemax
+from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, check_mask, resolve_sink, softemax
 
 _aten = torch.ops.aten
 
@@ -136,6 +136,7 @@ def eager_softemax_attention(
 
 
 def _check(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> None:
+    check_mask(mask)
     if mask is not None and is_causal:
         raise CurvekitError("give either a mask or is_causal=True, not both; a causal mask can be part of the mask")
     if query.shape[1] % key.shape[1]:
@@ -161,7 +162,8 @@ def _additive(mask: Tensor, query: Tensor) -> Tensor:
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> str | None:
     """Name the fused kernel that takes these inputs, or None."""
-    if query.shape[-1] != value.shape[-1] or (mask is not None and mask.requires_grad) or 0 in query.shape:
+    empty = 0 in (*query.shape, *key.shape)
+    if empty or query.shape[-1] != value.shape[-1] or (mask is not None and mask.requires_grad):
         return None
     if query.device.type == "cpu":
         return "cpu"
@@ -303,9 +305,25 @@ class _Flash(torch.autograd.Function):
         return _differentiate(ctx, *gradients)
 
 
+def _laid_out(made: Tensor, like: Tensor) -> Tensor:
+    """``made`` in the layout of ``torch.empty_like(like)``, which is what the compiler is promised."""
+    promised = torch.empty_like(like)
+    return made if made.stride() == promised.stride() else promised.copy_(made)
+
+
 # What the compiler sees: the same as operators, which it does not look into.
-_flash_op = torch.library.custom_op("curvekit::softemax_flash", _flash_forward, mutates_args=())
-_flash_backward_op = torch.library.custom_op("curvekit::softemax_flash_backward", _flash_backward, mutates_args=())
+@torch.library.custom_op("curvekit::softemax_flash", mutates_args=())
+@functools.wraps(_flash_forward)
+def _flash_op(query, *rest):
+    output, normaliser = _flash_forward(query, *rest)
+    return _laid_out(output, query), normaliser
+
+
+@torch.library.custom_op("curvekit::softemax_flash_backward", mutates_args=())
+@functools.wraps(_flash_backward)
+def _flash_backward_op(gradient, query, key, value, *rest):
+    made = _flash_backward(gradient, query, key, value, *rest)
+    return tuple(map(_laid_out, made, (query, key, value)))
 
 
 @_flash_op.register_fake

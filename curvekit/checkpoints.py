@@ -143,15 +143,17 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
     Warns about every one that cannot be used, and removes it: the Trainer would count it among those kept.
     """
-    whole = None
+    whole, faults = None, {}
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of):
         fault = damage(checkpoint)
         if fault is None:
             whole = checkpoint
             continue
-        before = f"that of step {step_of(whole)} is used" if whole else "training begins anew"
-        warnings.warn(f"{checkpoint} was cut off ({fault}); {before}", stacklevel=2)
+        faults[checkpoint] = fault
         shutil.rmtree(checkpoint)
+    instead = f"that of step {step_of(whole)} is used" if whole else "training begins anew"
+    for checkpoint, fault in faults.items():
+        warnings.warn(f"{checkpoint} was cut off ({fault}); {instead}", stacklevel=2)
     return whole
 
 

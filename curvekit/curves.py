@@ -16,6 +16,7 @@ Sources: P. Bezier and S. Bernstein for the polynomials; C. de Boor, "A Practica
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -187,6 +188,34 @@ def sinusoidal_positions(position_ids: Tensor, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
 
 
+def check_curve(
+    degree: int,
+    place: float,
+    weights: str,
+    learn_place: bool,
+    window: str,
+    channels: Sequence[str],
+    normalisation: str,
+    fusion: str,
+) -> None:
+    """Refuse settings of which no :class:`CurveEmbedding` can be made, without making one.
+
+    Raises:
+        CurvekitError: an unknown name, or a derivative asked of learned weights, which have none.
+    """
+    pick(weights, WEIGHTS, "kind of curve weights")
+    pick(window, WINDOWS, "window")
+    for channel in channels:
+        pick(channel, CHANNELS, "curve channel")
+    pick(normalisation, NORMALISATIONS, "normalisation")
+    pick(fusion, FUSIONS, "fusion")
+    _place(degree, place)
+    if weights == "learned" and tuple(channels) != ("point",):
+        raise CurvekitError(f"learned weights have no derivative; use channels=('point',), not {tuple(channels)}")
+    if learn_place and weights == "learned":
+        raise CurvekitError("learned weights have no place to learn; use weights='bernstein' or 'bspline'")
+
+
 class CurveEmbedding(nn.Module):
     r"""A point on the curve through the preceding words' states, brought to the model's width and fused.
 
@@ -210,7 +239,7 @@ class CurveEmbedding(nn.Module):
     ``[batch, time, width]``.
 
     Raises:
-        CurvekitError: an unknown name, or a derivative asked of learned weights, which have none.
+        CurvekitError: as :func:`check_curve`.
     """
 
     def __init__(
@@ -228,17 +257,9 @@ class CurveEmbedding(nn.Module):
         fusion: str = "gate",
     ) -> None:
         super().__init__()
-        self.degree, self.place = degree, place
-        self.kind = pick(weights, WEIGHTS, "kind of curve weights")
-        self.window = pick(window, WINDOWS, "window")
-        self.channels = tuple(pick(channel, CHANNELS, "curve channel") for channel in channels)
-        self.normalisation = pick(normalisation, NORMALISATIONS, "normalisation")
-        self.fusion = pick(fusion, FUSIONS, "fusion")
-        bernstein_weights(degree, place)
-        if self.kind == "learned" and self.channels != ("point",):
-            raise CurvekitError(f"learned weights have no derivative; use channels=('point',), not {self.channels}")
-        if learn_place and self.kind == "learned":
-            raise CurvekitError("learned weights have no place to learn; use weights='bernstein' or 'bspline'")
+        check_curve(degree, place, weights, learn_place, window, channels, normalisation, fusion)
+        self.degree, self.place, self.kind, self.window = degree, place, weights, window
+        self.channels, self.normalisation, self.fusion = tuple(channels), normalisation, fusion
         self.place_logit = nn.Parameter(torch.empty(states_width)) if learn_place else None
         self.weight_logits = nn.Parameter(torch.empty(states_width, degree + 1)) if weights == "learned" else None
         features = states_width * len(self.channels)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import types
 from collections.abc import Iterable
+from typing import Any, Union, get_args, get_origin
 
 
 class CurvekitError(ValueError):
@@ -11,6 +13,24 @@ class CurvekitError(ValueError):
 
     The command line prints it as ``curvekit: error: ...`` and exits with status 2.
     """
+
+
+_WORDS = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list",
+}  # fmt: skip
+
+
+def require_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value that is not what its annotation says; a whole number is a number too, true and false are not.
+
+    Raises:
+        CurvekitError: ``degree is 2.5; give a whole number``
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = tuple(get_origin(kind) or kind for kind in kinds)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        raise CurvekitError(f"{name} is {value!r}; give {_WORDS[kinds[0]]}")
 
 
 def pick(name: str, options: Iterable[str], what: str) -> str:

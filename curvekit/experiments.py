@@ -7,6 +7,7 @@ the difference of their losses, document by document. Nothing here draws a concl
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,9 +204,11 @@ def run_experiment(
         command: what the reader is told to type to get these results; default: this call.
 
     Raises:
-        CurvekitError: an unknown recipe, a baseline that is not among them or that leaks, or a run folder of
-            another configuration; before anything is trained.
+        CurvekitError: an unknown recipe, two of which the settings make one model, a baseline that is not among
+            them or that leaks, a setting that cannot be used, or a run folder of another configuration; before
+            anything is trained.
     """
+    from curvekit.encoders import locate_encoder
     from curvekit.modeling import CurveGPT2Config, recipe_settings
     from curvekit.training import train
 
@@ -213,6 +216,7 @@ def run_experiment(
     if not recipes or not seeds:
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")
     models = {recipe: CurveGPT2Config(**recipe_settings(recipe, config.overrides())) for recipe in recipes}
+    _refuse_twins(models)
     pick(baseline, recipes, "baseline among the recipes")
     _require_causal(baseline, [recipe for recipe in recipes if not models[recipe].leaks])
     plan = {
@@ -221,6 +225,11 @@ def run_experiment(
         for recipe in recipes
     }
     finished = {place: is_finished(place, wanted) for place, wanted in plan.items()}
+    left = [wanted for place, wanted in plan.items() if not finished[place]]
+    for wanted in left:
+        wanted.validate()
+    if any(models[wanted.recipe].source == "encoder" for wanted in left):
+        locate_encoder(config.encoder)
     for number, (place, wanted) in enumerate(plan.items(), start=1):
         if progress:
             kept = ", finished before" if finished[place] else ""
@@ -229,6 +238,15 @@ def run_experiment(
             train(wanted, place)
     command = command or _command(config, recipes, seeds, folder, baseline)
     return compare(plan, baseline, folder, samples=samples, command=command)
+
+
+def _refuse_twins(models: Mapping[str, Any]) -> None:
+    """Refuse two recipes that settings over them have made one model: their difference would be 0 for no reason."""
+    made: dict[str, str] = {}
+    for recipe, config in models.items():
+        settings = json.dumps({k: v for k, v in config.to_dict().items() if k != "recipe"}, sort_keys=True, default=str)
+        if (other := made.setdefault(settings, recipe)) != recipe:
+            raise CurvekitError(f"the model settings make {recipe} the same model as {other}; leave one of them out")
 
 
 def compare(

@@ -12,8 +12,9 @@ cropping for assisted decoding and selecting from a batch then need no code here
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +34,9 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 from curvekit import hub
 from curvekit.attention import implementation
 from curvekit.caches import GrowingLayer, grow
-from curvekit.curves import CurveEmbedding, control_points, reach, sinusoidal_positions
+from curvekit.curves import CurveEmbedding, check_curve, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, pick, require_type
 from curvekit.softemax import LOG_C, MEMBERS
 from curvekit.tokenization import base_tokenizer
 
@@ -93,10 +94,13 @@ def _has_sink(attention: str) -> bool:
 def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Fields of :class:`CurveGPT2Config` for a recipe: its own, and ``overrides``, which several recipes may share.
 
-    As a recipe without a curve takes no notice of ``degree``, one whose attention has a fixed sink takes none of
-    ``log_sink``.
+    A recipe without a curve takes no notice of ``degree``, nor does ``encoder``, whose degree 0 is what it is there
+    for; one whose attention has a fixed sink takes none of ``log_sink``.
     """
-    settings = RECIPES[pick(recipe, RECIPES, "recipe")] | {"recipe": recipe} | overrides
+    own = RECIPES[pick(recipe, RECIPES, "recipe")]
+    settings = own | {"recipe": recipe} | overrides
+    if own.get("degree") == 0:
+        settings["degree"] = 0
     attention = settings.get("attention", "softmax")
     if attention in ATTENTIONS and not _has_sink(attention):
         settings.pop("log_sink", None)
@@ -127,7 +131,8 @@ class CurveGPT2Config(GPT2Config):
             norm and the output matrix, which becomes a matrix of its own, or training it would move the embeddings.
 
     Raises:
-        CurvekitError: an unknown name, more blocks than there are, or a sink for a member that has a fixed one.
+        CurvekitError: a value of another type, an unknown name, more blocks than there are, or a sink for a member
+            that has a fixed one.
     """
 
     model_type = "curve_gpt2"
@@ -154,6 +159,9 @@ class CurveGPT2Config(GPT2Config):
     freeze: str = "none"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name, hint in _own_hints().items():
+            require_type(name, getattr(self, name), hint)
+        self.log_sink, self.place = float(self.log_sink), float(self.place)
         check_freeze(self.freeze, self.n_layer)
         if self.freeze == "all_but_head":
             self.tie_word_embeddings = False
@@ -163,6 +171,10 @@ class CurveGPT2Config(GPT2Config):
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
         pick(self.positions, ("gpt2", "sinusoidal"), "kind of positions")
+        check_curve(
+            self.degree, self.place, self.curve_weights, self.learn_place, self.window, self.channels,
+            self.normalisation, self.fusion,
+        )  # fmt: skip
         super().__post_init__(**kwargs)
 
     @property
@@ -178,6 +190,13 @@ class CurveGPT2Config(GPT2Config):
         if self.source != "encoder" or self.context == "static":
             return self.n_positions
         return min(self.n_positions, (self.encoder_config or {}).get("max_position_embeddings", self.n_positions))
+
+
+@functools.cache
+def _own_hints() -> dict[str, Any]:
+    """The types of what :class:`CurveGPT2Config` adds to GPT-2's configuration."""
+    own = {"__annotations__": CurveGPT2Config.__annotations__}  # without its parents', which name what they import late
+    return get_type_hints(type("Own", (), own))
 
 
 class CurveGPT2LMHeadModel(GPT2LMHeadModel):
@@ -419,8 +438,8 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
                 tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
                 bert = load_encoder(encoder, tokenizer, gpt2.config.vocab_size)
                 settings |= {"encoder": encoder, "encoder_config": _plain(bert.config)}
-            # Of a base that curvekit saved, its GPT-2 is taken and nothing else.
-            own = {"model_type", "architectures", *CurveGPT2Config.__annotations__}
+            # Of a base that curvekit saved, its GPT-2 is taken and nothing else; a leaking one keeps no cache.
+            own = {"model_type", "architectures", "use_cache", *CurveGPT2Config.__annotations__}
             fields = {k: v for k, v in gpt2.config.to_dict().items() if k not in own}
             model = cls(CurveGPT2Config(**fields | {"base_is_random": scratch} | settings))
             model.transformer.load_state_dict(gpt2.transformer.state_dict(), strict=False)

@@ -11,15 +11,14 @@ import json
 import math
 import os
 import re
-import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, pick, require_type
 from curvekit.files import read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:
@@ -181,6 +180,8 @@ class RunConfig:
 
         Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
         """
+        if isinstance(self.model, dict):  # as config.json will hold it
+            self.model = {name: list(each) if isinstance(each, tuple) else each for name, each in self.model.items()}
         for name in ("base", "encoder"):
             if isinstance(path := getattr(self, name), str):
                 setattr(self, name, os.path.expanduser(path))
@@ -274,19 +275,13 @@ _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  
 
 def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
     """Check a value's type, choice and range."""
-    optional = get_origin(hint) in (Union, types.UnionType)
-    if optional and value is None:
+    require_type(name, value, hint)
+    if value is None:
         return
-    kind = next(part for part in get_args(hint) if part is not type(None)) if optional else hint
-    kind = get_origin(kind) or kind
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-    accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise CurvekitError(f"{name} is {value!r}; give {words[kind]}")
     if notes["choices"]:
         pick(str(value), notes["choices"], name)
     least, most = notes["least"], notes["most"]
-    if kind in (int, float):
+    if isinstance(value, int | float):
         if value != value or (least is not None and value < least) or value == float("inf"):
             raise CurvekitError(f"{name} is {value}; give {least} or more")
         if most is not None and value > most:

@@ -47,7 +47,7 @@ class PairedDifference:
     @property
     def verdict(self) -> str:
         """In words, for a: "better", "worse" or "no significant difference"."""
-        if math.isnan(self.difference):
+        if not math.isfinite(self.difference):
             return "diverged: no finite loss"
         if math.isnan(self.low):
             return "not tested: one document, one seed"
@@ -117,7 +117,7 @@ def paired_bootstrap(
 
     low, high = interval(0.05)
     p = _smallest_level(lambda level: interval(level)[0] > 0 or interval(level)[1] < 0, 2 / (samples + 1))
-    if math.isnan(difference) or documents == seeds == 1:
+    if not math.isfinite(difference) or documents == seeds == 1:
         low = high = p = math.nan
     return PairedDifference(
         difference=difference,
@@ -143,7 +143,7 @@ def _smallest_level(rejects: Callable[[float], bool], least: float) -> float:
     """The smallest level at which a test rejects, by bisection of its logarithm; 1 where it never does."""
     if rejects(least):
         return least
-    low, high = least, 0.999
+    low, high = (least, 0.05) if rejects(0.05) else (0.05, 0.999)  # on the side of 5 % on which the interval is
     if not rejects(high):
         return 1.0
     while high / low > 1.01:

@@ -116,6 +116,12 @@ class _SoftEMaxFunction(torch.autograd.Function):
         return d_x, d_sink, None, None, None
 
 
+def check_mask(mask: Tensor | None) -> None:
+    """Refuse a mask of zeros and ones in integers: is a 1 seen, or added to the score?"""
+    if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
+        raise CurvekitError(f"the mask is {mask.dtype}; give a boolean one (True: seen), or one to add to the scores")
+
+
 def softemax(
     x: Tensor,
     dim: int = -1,
@@ -142,7 +148,7 @@ def softemax(
         The weights, with the shape and the type of ``x``.
 
     Raises:
-        CurvekitError: unknown variant, a sink given to a member that has a fixed one, or integer scores.
+        CurvekitError: unknown variant, a sink given to a member that has a fixed one, integer scores or mask.
 
     Example:
         >>> softemax(torch.tensor([0.5, 1.0, 1.5]), variant="published")
@@ -154,6 +160,9 @@ def softemax(
     """
     if not x.is_floating_point():
         raise CurvekitError(f"softemax takes floating-point scores, not {x.dtype}; convert them with .float()")
+    check_mask(mask)
+    if x.shape[dim] == 0:
+        return torch.zeros_like(x)
     sink = resolve_sink(variant, log_sink)
     member = MEMBERS[variant]
     scores = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -195,7 +204,7 @@ class SoftEMax(nn.Module):
                 f"learned sinks need dim=-1 and a member with a free sink, not dim={dim} and {variant!r}; "
                 "use SoftEMax('stable', heads=...)"
             )
-        self.log_sink = nn.Parameter(torch.full((heads,), log_sink))
+        self.log_sink = nn.Parameter(torch.full((heads,), float(log_sink)))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         sink = self.log_sink.view(-1, 1, 1) if isinstance(self.log_sink, Tensor) else self.log_sink

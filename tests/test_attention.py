@@ -156,6 +156,33 @@ def test_it_traces_whole_under_compile():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("heads_first", [False, True])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_compiled_it_keeps_its_gradients_in_every_layout(heads_first, key_heads):
+    torch.compiler.reset()
+    shapes = [(2, h, 7, 8) if heads_first else (2, 7, h, 8) for h in (4, key_heads, key_heads)]
+    *states, sink = tensors(*shapes, (4,), dtype=torch.float32)
+
+    def loss(sink, *states):
+        q, k, v = (x if heads_first else x.transpose(1, 2) for x in states)
+        return softemax_attention(q, k, v, is_causal=True, log_sink=sink).square().sum()
+
+    compiled = torch.compile(loss)  # the whole compiler: it holds an operator to the layout that its fake promised
+    for a, b in zip(
+        torch.autograd.grad(compiled(sink, *states), states),
+        torch.autograd.grad(loss(sink, *states), states),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", [softemax_attention, lambda *x, **k: eager_softemax_attention(*x, **k)[0]])
+@pytest.mark.parametrize("variant", ["stable", "softmax", "published"])
+def test_without_keys_nothing_is_read(attention, variant):
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 0, 8)
+    assert torch.equal(attention(query, key, key, variant=variant), torch.zeros(2, 3, 5, 8))
+
+
 def test_the_operator_is_well_formed():
     q, k, v, sink = tensors((1, 2, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8), (2,), dtype=torch.float32)
     torch.library.opcheck(torch.ops.curvekit.softemax_flash, (q, k, v, sink, None, True, 0.3, True))
@@ -174,6 +201,8 @@ def test_wrong_input_is_refused():
         softemax_attention(q, q, q, mask=torch.ones(5, 5, dtype=torch.bool), is_causal=True)
     with pytest.raises(CurvekitError, match="unknown SoftEMax variant"):
         softemax_attention(q, q, q, variant="sofmax")
+    with pytest.raises(CurvekitError, match=r"the mask is torch\.int64; give a boolean one"):
+        softemax_attention(q, q, q, mask=torch.ones(5, 5, dtype=torch.long))
 
 
 # -- whole models, against the formula written out once more ----------------------------------------------------------

@@ -12,6 +12,7 @@ import types
 import numpy as np
 import pytest
 
+from curvekit import significance
 from curvekit.errors import CurvekitError
 from curvekit.experiments import compare, holm, load_comparison, paired_bootstrap, run_experiment
 from curvekit.files import read_json, write_json
@@ -168,6 +169,15 @@ def test_a_diverged_model_is_called_diverged_not_better():
     a[1].nll[3] = math.nan
     found = paired_bootstrap(a, b, samples=50)
     assert found.verdict == "diverged: no finite loss" and not found.significant and math.isnan(found.p)
+    a[1].nll[3] = math.inf
+    found = paired_bootstrap(a, b, samples=50)
+    assert found.verdict == "diverged: no finite loss" and math.isnan(found.low)
+
+
+@pytest.mark.parametrize("level", [0.0499, 0.04999999, 0.05, 0.0500001, 0.0501])
+def test_p_is_on_the_side_of_five_percent_on_which_the_interval_is(level):
+    p = significance._smallest_level(lambda tried: tried >= level, 1e-4)
+    assert (p <= 0.05) == (level <= 0.05) and p == pytest.approx(level, rel=0.02)
 
 
 def test_documents_without_tokens_do_not_matter():
@@ -477,6 +487,24 @@ def test_bad_input_is_one_clear_sentence_before_anything_is_trained(
 ):
     with pytest.raises(CurvekitError, match=message):
         run_experiment(CONFIG, recipes, seeds, tmp_path, baseline)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipes", "seeds", "message"),
+    [
+        ({"model": {"normalisation": "layernrm"}}, ["gpt2", "curve"], [0], "did you mean 'layernorm'"),
+        ({"encoder": "./no-such"}, ["gpt2", "curve"], [0], "there is no encoder folder './no-such'"),
+        ({}, ["gpt2", "curve"], [0, -1], "seed is -1; give 0 or more"),
+        ({"context": "causal"}, ["gpt2", "curve", "curve-causal"], [0], "curve-causal the same model as curve"),
+        ({"model": {"attention": "softemax"}}, ["gpt2", "softemax"], [0], "softemax the same model as gpt2"),
+    ],
+)
+def test_what_cannot_be_trained_or_tells_nothing_is_refused_before_anything_is(
+    trained, tmp_path, settings, recipes, seeds, message
+):
+    with pytest.raises(CurvekitError, match=message):
+        run_experiment(RunConfig(steps=7, **settings), recipes, seeds, tmp_path)
     assert trained == []
 
 

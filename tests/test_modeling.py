@@ -126,6 +126,11 @@ def test_from_scratch_a_model_starts_at_the_loss_of_a_uniform_guess(tiny_tokeniz
         ({"recipe": "gpt2", "n_layer": 2}, "unknown model setting 'n_layer'"),
         ({"recipe": "gpt2", "attention": "softmex"}, "did you mean 'softemax'|did you mean 'softmax'"),
         ({"recipe": "curve", "contxt": "static"}, "did you mean 'context'"),
+        ({"recipe": "curve", "random_encoder": "no"}, "random_encoder is 'no'; give true or false"),
+        ({"recipe": "curve", "degree": 2.5}, r"degree is 2\.5; give a whole number"),
+        ({"recipe": "curve", "channels": "point"}, "channels is 'point'; give a list"),
+        ({"recipe": "curve", "normalisation": "layernrm"}, "did you mean 'layernorm'"),
+        ({"recipe": "gpt2", "freeze": 1}, "freeze is 1; give text"),
     ],
 )
 def test_wrong_names_are_refused_in_one_sentence(make, tiny_tokenizer, arguments, message):
@@ -140,6 +145,21 @@ def test_a_checkpoint_cut_off_in_the_middle_is_said_to_be(tiny_base, tiny_tokeni
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CurvekitError, match="not whole"):
         build_model("gpt2", str(tmp_path), tiny_tokenizer)
+
+
+def test_a_whole_number_is_a_number(make):
+    assert all((block.attn.log_sink == 0).all() for block in make("sink", log_sink=0).transformer.h)
+
+
+def test_the_recipe_without_a_curve_stays_without_one(make):
+    assert make("encoder", degree=3).config.degree == 0 and make("curve", degree=3).config.degree == 3
+
+
+def test_a_causal_model_on_a_base_that_leaked_keeps_the_past(make, tiny_tokenizer, tmp_path):
+    make("published").save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    model = build_model("gpt2", str(tmp_path), tiny_tokenizer)
+    assert model.config.use_cache and model(IDS).past_key_values is not None
 
 
 def test_a_configuration_survives_its_json():

@@ -150,6 +150,8 @@ def test_wrong_input_is_refused_in_one_sentence():
         softemax(torch.ones(2), variant="publishd")
     with pytest.raises(CurvekitError, match="floating-point"):
         softemax(torch.tensor([1, 2]))
+    with pytest.raises(CurvekitError, match="give a boolean one"):
+        softemax(torch.ones(2), mask=torch.tensor([1, 0]))
     with pytest.raises(CurvekitError, match="fixed sink"):
         softemax(torch.ones(2), variant="softmax1", log_sink=1.0)
     with pytest.raises(CurvekitError, match="learned sinks"):

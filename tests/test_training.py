@@ -362,6 +362,13 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_with_a_warning(undisturbed
     assert rows(run) == rows(undisturbed)
 
 
+def test_an_early_checkpoint_that_was_cut_off_does_not_hide_the_later_one(config, tmp_path, interrupted):
+    folder = interrupted(config, tmp_path / "run", step=8)
+    (folder / "checkpoints" / "checkpoint-3" / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"checkpoint-3 was cut off .*; that of step 6 is used"):
+        assert checkpoints.last_whole_checkpoint(folder / "checkpoints").name == "checkpoint-6"
+
+
 def test_a_run_goes_on_with_another_interval_between_checkpoints(config, tmp_path, interrupted, monkeypatch):
     folder = interrupted(config, tmp_path / "run", step=7)
     monkeypatch.setattr(training, "_clear", lambda folder: None)
@@ -537,6 +544,11 @@ def test_fp16_needs_a_gpu(config, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(CurvekitError, match="precision is 'fp16', which needs a GPU"):
         train(dataclasses.replace(config, precision="fp16"), tmp_path / "run", progress="none")
+
+
+def test_a_tuple_is_the_list_that_its_file_holds():
+    config = RunConfig(model={"channels": ("point", "tangent")})
+    assert config.differences(RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == []
 
 
 def test_the_defaults_are_valid_and_every_setting_explains_itself():
