@@ -1,9 +1,10 @@
-"""The command ``curvekit``: report, train, evaluate, generate and compare, each a thin layer over the library.
+"""The command ``curvekit``: one subcommand for each thing that the library does, each a thin layer over it.
 
 Flags of a run's settings are made from :class:`curvekit.runs.RunConfig`, so none is written twice. Heavy modules
 load inside the commands, and help costs nothing. What ``evaluate``, ``generate`` and ``compare`` print on standard
 output can go into a file; what else there is to say goes to standard error. Exit status: 0; 2 for an input that
-cannot work, in one sentence; 130 when stopped by Ctrl-C.
+cannot work, in one sentence; 130 when stopped by Ctrl-C; 141 when
+nobody reads on.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _plain_warnings():
             arguments.command(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by who called
+                sys.stdout.flush()
     except CurvekitError as error:
         return _failed(error)
     except BrokenPipeError:
@@ -149,12 +151,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=_say)
     model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]
+    context, stride = arguments.context, None
+    if context is None and (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
+        config = load_run(arguments.model).config
+        context, stride = config.context_eval or config.block_size, config.stride
     score = score_documents(
         model,
         tokenizer,
         texts,
-        context=arguments.context,
-        stride=arguments.stride,
+        context=context,
+        stride=arguments.stride or stride,
         batch_size=arguments.batch_size,
         signature={
             "model": Path(arguments.model).resolve().name,
@@ -221,6 +227,10 @@ def bench(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> RunConfig:
     """The defaults, over them what was given."""
     return RunConfig.from_dict(_given(arguments)).validate()
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -308,7 +318,7 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="where it is written (default: reports/CORPUS-BASE)",
     )
@@ -321,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(
-        "--notebooks", nargs="+", type=Path, metavar="FILE", help="what is executed (default: curvekit's 01 to 04)"
+        "--notebooks", nargs="+", type=_path, metavar="FILE", help="what is executed (default: curvekit's 01 to 04)"
     )
     each.add_argument(
         "--parameter",
@@ -342,7 +352,7 @@ def parser() -> argparse.ArgumentParser:
         "curvekit train [--out FOLDER] [SETTING ...]",
     )
     each.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="the run's folder (default: runs/ and a name made of the settings)"
+        "--out", type=_path, metavar="FOLDER", help="the run's folder (default: runs/ and a name made of the settings)"
     )
     _add_settings(each)
 
@@ -356,14 +366,14 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument(
         "--data-dir",
-        type=Path,
+        type=_path,
         required=True,
         metavar="FOLDER",
         help="holds books/*.txt, stories/stories.txt and wikitext-2/",
     )
     each.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("runs/pretrain"),
         metavar="FOLDER",
         help="corpus, vocabulary and runs (default: %(default)s)",
@@ -373,13 +383,13 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument(
         "--ship",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="write the trained model and its card there; a base that shipped there before is replaced",
     )
     _add_settings(
         each,
-        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer"),
+        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer", "freeze", "encoder", "context"),
         defaults=PRETRAINING,
     )
 
@@ -388,8 +398,10 @@ def parser() -> argparse.ArgumentParser:
         "measure a shipped base anew and compare it with its card",
         "  curvekit card curvekit/assets/mini --data-dir data",
     )
-    each.add_argument("folder", type=Path, metavar="FOLDER", help="of the base, with its card.json")
-    each.add_argument("--data-dir", type=Path, required=True, metavar="FOLDER", help="as `curvekit pretrain` was given")
+    each.add_argument("folder", type=_path, metavar="FOLDER", help="of the base, with its card.json")
+    each.add_argument(
+        "--data-dir", type=_path, required=True, metavar="FOLDER", help="as `curvekit pretrain` was given"
+    )
 
     each = command(
         evaluate,
@@ -401,14 +413,17 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
     each.add_argument("--corpus", default="pydocs", help="a corpus's name, a file or a folder (default: %(default)s)")
     each.add_argument(
-        "--data-dir", type=Path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
+        "--data-dir", type=_path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
     each.add_argument(
         "--split", default="test", help="train, validation or test (default: %(default)s)", choices=("train", *SPLITS)
     )
     each.add_argument("--documents", type=_positive, metavar="N", help="only the first N documents")
     each.add_argument(
-        "--context", type=_positive, metavar="TOKENS", help="tokens in a window (default: the model's positions)"
+        "--context",
+        type=_positive,
+        metavar="TOKENS",
+        help="tokens in a window (default: the run's, or the model's positions)",
     )
     each.add_argument(
         "--stride", type=_positive, metavar="TOKENS", help="tokens that a window adds (default: half the context)"
@@ -436,7 +451,7 @@ def parser() -> argparse.ArgumentParser:
         "  curvekit compare reports/wikitext-2 --readme README.md",
     )
     each.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="the folder of a report, or those of runs"
+        "folders", nargs="+", type=_path, metavar="FOLDER", help="the folder of a report, or those of runs"
     )
     each.add_argument(
         "--baseline",
@@ -446,7 +461,7 @@ def parser() -> argparse.ArgumentParser:
     form = each.add_mutually_exclusive_group()
     form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")
     form.add_argument("--json", action="store_true", help="JSON instead of Markdown")
-    form.add_argument("--readme", type=Path, metavar="PAGE", help="write the results between the marks of a page")
+    form.add_argument("--readme", type=_path, metavar="PAGE", help="write the results between the marks of a page")
 
     each = command(
         bench,
@@ -463,7 +478,7 @@ def parser() -> argparse.ArgumentParser:
     )
     each.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("reports/benchmarks"),
         metavar="FOLDER",
         help="where rows, tables and figures go (default: %(default)s)",
@@ -472,7 +487,9 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--data-dir", metavar="FOLDER", help="WikiText-2, instead of the documentation of the Python installation"
     )
-    each.add_argument("--readme", type=Path, metavar="PAGE", help="write the rows of --out between the marks of a page")
+    each.add_argument(
+        "--readme", type=_path, metavar="PAGE", help="write the rows of --out between the marks of a page"
+    )
     return whole
 
 
@@ -486,9 +503,9 @@ def _add_settings(
     group = each.add_argument_group("settings of a run")
     group.add_argument(
         "--config",
-        type=Path,
+        type=_path,
         metavar="FILE",
-        help="a JSON file with settings, such as a run's config.json; flags go before it",
+        help="a JSON file with settings, such as a run's config.json; a flag overrides it",
     )
     hints = get_type_hints(RunConfig)
     for setting in fields(RunConfig):

@@ -99,7 +99,7 @@ def load_corpus(
 
     Raises:
         CurvekitError: an unknown name; a missing, empty, binary, cut-off or non-UTF-8 file; no column ``text``;
-            a missing split; fewer than three documents to split; a hub without an answer in five seconds.
+            a missing split; fewer than three documents to split; or a hub without an answer in a few seconds.
     """
     name = str(name_or_path)
     pick(document, UNITS, "document unit")
@@ -354,7 +354,7 @@ def _duplicates(corpus: DatasetDict) -> DuplicateReport:
     key = text_revision([method, *corpus_revision(corpus).values()])
     path = Path(datasets.config.HF_DATASETS_CACHE) / f"curvekit-duplicates-{key}.json"
     with contextlib.suppress(CurvekitError, OSError, TypeError):  # not there yet, not readable, or something else
-        return DuplicateReport([Removed(*row) for row in read_json(path)])
+        return DuplicateReport([Removed(*row) for row in read_json(path, list)])
     report = search_splits(corpus)
     with contextlib.suppress(CurvekitError):  # a cache that cannot be written costs time, nothing else
         write_json(path, report.removed)

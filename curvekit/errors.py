@@ -43,5 +43,5 @@ def pick(name: str, options: Iterable[str], what: str) -> str:
     if name in known:
         return name
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise CurvekitError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")

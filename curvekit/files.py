@@ -66,18 +66,23 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds an object, or a value of another ``kind``.
 
     Raises:
-        CurvekitError: there is no such file, or it is not whole JSON.
+        CurvekitError: there is no such file, or it is not whole JSON, or holds something else.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CurvekitError(f"there is no {path}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CurvekitError(f"{path} is not whole JSON ({error}); delete it or restore it") from error
+        raise CurvekitError(f"{path} is not whole JSON ({error}); restore it") from error
+    except OSError as error:
+        raise CurvekitError(f"cannot read {path}: {error.strerror or error}; name a file that can be read") from error
+    if not isinstance(value, kind):
+        raise CurvekitError(f"{path} holds {str(value)[:40]!r}, which is not what curvekit writes there; restore it")
+    return value
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
@@ -106,7 +111,10 @@ def read_jsonl(path: str | Path) -> list[dict]:
     if not path.exists():
         return []
     # Not splitlines(): it also breaks at the separators that Unicode has besides, which a text may hold.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurvekitError(f"{path} cannot be read as JSON lines ({error}); restore it") from error
     rows: list[dict] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -70,7 +70,7 @@ class LanguageModelScore:
         tokens, correct: tokens scored, and those of them the model ranked first, int64 (documents,).
         words, bytes: whitespace words and UTF-8 bytes of the original texts, int64 (documents,).
         leaks: the model can see the tokens it predicts, so that no figure here is comparable.
-        signature: what the figures depend on; two scores compare only where these agree.
+        signature: what the figures depend on; two scores compare only where these agree in all but model and recipe.
         token_nll: for the first documents, ``{"tokens": [str, ...], "nll": [float, ...]}`` each.
     """
 
@@ -143,7 +143,9 @@ class LanguageModelScore:
             nll = np.array(_floats(value["nll"]))
             return cls(nll, **{name: value[name] for name in names}, token_nll=kept)
         except KeyError as error:
-            raise CurvekitError(f"this score has no {error}; evaluate the run again") from error
+            raise CurvekitError(
+                f"this score has no {error}; delete the run's metrics.json and give its command again"
+            ) from error
 
 
 def _floats(values: Iterable[float | None]) -> list[float]:

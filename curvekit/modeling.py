@@ -73,6 +73,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
+_DROPOUTS = {"resid_pdrop", "embd_pdrop", "attn_pdrop"}
 BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
@@ -425,10 +426,18 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         Raises:
             CurvekitError: the base or the encoder cannot be had, or a setting is unknown.
         """
-        known = set(CurveGPT2Config.__annotations__) | {"resid_pdrop", "embd_pdrop", "attn_pdrop"}
+        known = set(CurveGPT2Config.__annotations__) - {"encoder", "encoder_config", "base_is_random"} | _DROPOUTS
         known |= set(MINI) if scratch else set()
-        for name in settings:
+        for name, value in settings.items():
             pick(name, sorted(known), "model setting")
+            if name in MINI:
+                require_type(name, value, int)
+                if value < 1:
+                    raise CurvekitError(f"{name} is {value}; give 1 or more")
+            elif name in _DROPOUTS:
+                require_type(name, value, float)
+                if not 0 <= value < 1:
+                    raise CurvekitError(f"{name} is {value}; give 0 or more, and less than 1")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             with quiet():

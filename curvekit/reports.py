@@ -90,6 +90,7 @@ def report(
     given["static"] = True  # nobody can touch a widget while a report is made
     plan = plan_parameters(paths, config, given, parameters or {})
     _same_runs(config, recipes, seeds, folder)
+    _require_place(folder, paths)
     _make(folder / "figures")
 
     began, started = time.monotonic(), time.time()
@@ -107,6 +108,18 @@ def report(
     write_text(folder / "index.html", index_page(config, comparison, chapters, folder, command, made_with))
     say(f"report in {duration(time.monotonic() - began)}: {folder / 'index.html'}")
     return folder / "index.html"
+
+
+def _require_place(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which a report would overwrite its notebooks, each other's pages, or another's page."""
+    names = [path.stem for path in paths]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise CurvekitError(f"two notebooks are called {twice}, and one page would replace the other; rename one")
+    if own := next((path for path in paths if path.resolve() == (folder / path.name).resolve()), None):
+        raise CurvekitError(f"the executed notebook would replace {own}; choose another folder for the report")
+    page = folder / "index.html"
+    if page.exists() and "Made by curvekit" not in page.read_text(encoding="utf-8", errors="replace"):
+        raise CurvekitError(f"{page} is no page of curvekit's and would be replaced; choose another folder")
 
 
 def plan_parameters(
@@ -186,6 +199,7 @@ class _Kernel(AsyncKernelManager):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv.append("--log-level=CRITICAL")  # what stops a cell is told by the notebook
         self._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
         if os.name == "posix":
             self._sockets = tempfile.TemporaryDirectory(

@@ -311,7 +311,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether a step was trained, so that something would be lost with the folder."""
-        return self.trained or bool(self.history)
+        return self.trained or bool(self.history) or any((self.folder / "checkpoints").glob("checkpoint-*"))
 
     @property
     def trained(self) -> bool:
@@ -369,12 +369,15 @@ class Run:
 
         folder = self.folder / "model"
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # tokenizers raises nothing narrower
             reason = str(error).splitlines()[0]
             raise CurvekitError(
                 f"the tokeniser in {folder} is not whole ({reason}); train it again or restore it"
             ) from error
+        own = self.config.base if self.config.tokenizer == "base" else self.config.tokenizer
+        tokenizer.name_or_path = Path(own).name  # a signature names no folder of this machine
+        return tokenizer
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
@@ -392,9 +395,11 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise CurvekitError(f"the model in {folder} is not whole ({reason}); train it again or restore it") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CurvekitError(
+            f"the model in {folder} is not whole ({reason}); restore it, or delete the run's folder and train it again"
+        ) from error
 
 
 def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -410,11 +415,15 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     import torch
 
     from curvekit.encoders import quiet
-    from curvekit.modeling import CurveGPT2Config, build_model
+    from curvekit.modeling import BASES, CurveGPT2Config, build_model
     from curvekit.tokenization import base_tokenizer
 
     folder = Path(name)
     saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if not saved:
+        if folder.is_dir():
+            raise CurvekitError(f"{folder} holds no run, model or base (no config.json); name a folder below it")
+        _pick_base(str(name), BASES)
     is_run = bool(saved) and "model_type" not in saved
     is_recipe = saved.get("model_type") == CurveGPT2Config.model_type
     if recipe is not None and (is_run or is_recipe):
@@ -425,8 +434,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
             model, tokenizer = run.model(), run.tokenizer()
         else:
             tokenizer = base_tokenizer(str(name))
+            tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
             model = load_model(folder) if is_recipe else build_model(recipe or "gpt2", str(name), tokenizer)
-    tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self
 

@@ -28,7 +28,7 @@ class Sampling:
     temperature: float = _setting(1.0, "divides the logits; 0 takes the likeliest token every time")
     top_k: int = _setting(0, "draw from so many likeliest tokens; 0: from all")
     top_p: float = _setting(1.0, "draw from the likeliest tokens up to this share of the probability")
-    min_p: float = _setting(0.0, "draw from tokens at least this times as likely as the likeliest")
+    min_p: float = _setting(0.0, "draw from tokens whose probability is at least X times the likeliest's")
     repetition_penalty: float = _setting(1.0, "makes what was there already less likely, above 1")
     no_repeat_ngram_size: int = _setting(0, "no sequence of so many tokens comes twice; 0: any may", flag="no-repeat")
     num_beams: int = _setting(1, "beams of a beam search; 1: none", flag="beams")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ def train(
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
         revision = _same_corpus(folder, corpus)
         checkpoint = None if run.trained else last_whole_checkpoint(folder / "checkpoints")
+        if checkpoint and all(row["step"] < step_of(checkpoint) for row in run.history):
+            warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
+            shutil.rmtree(folder / "checkpoints")
+            checkpoint = None
         rows = run.history if run.trained else _history_until(folder, checkpoint)
         with watching(config, folder, rows, progress, on_row) as watchers, quiet():
             shown = progress != "none"
@@ -175,7 +180,6 @@ def evaluate(
     model: Any = run.model()
     model.to(device)
     tokenizer: Any = run.tokenizer()
-    tokenizer.name_or_path = Path(config.base if config.tokenizer == "base" else config.tokenizer).name  # no folder
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         _tell(watchers, f"scoring the {split} documents")

@@ -99,6 +99,10 @@ def test_a_refused_command_can_be_mended_in_the_same_folder(refused, train_argv,
         (["--model", "place=NaN"], "give finite numbers"),
         (["--recipe", "curve", "--encoder", "data/encoders/bert"], "'data/encoders/bert' is not on this machine"),
         (["--base", "~/no such base"], "there is no "),
+        (["--scratch", "--model", "n_head=abc"], "n_head is 'abc'; give a whole number"),
+        (["--scratch", "--model", "n_layer=0"], "n_layer is 0; give 1 or more"),
+        (["--model", "attn_pdrop=5"], "attn_pdrop is 5; give 0 or more, and less than 1"),
+        (["--model", "base_is_random=false"], "unknown model setting 'base_is_random'"),
     ],
 )
 def test_what_no_model_can_be_built_from_is_refused(refused, train_argv, tmp_path, flags, said):
@@ -235,6 +239,20 @@ def test_a_folder_that_holds_no_run(refused, finished_run, tmp_path):
     (tmp_path / "config.json").write_text('{"recipe": "gpt2", "seed": 1}')
     assert "not finished" in refused("compare", finished_run, tmp_path)
     assert "no model yet" in refused("generate", tmp_path, "x")
+    assert "holds no run, model or base" in refused("generate", tmp_path.parent, "x")
+    assert "did you mean 'gpt2'" in refused("generate", "gpt2x", "x")
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '"x"', "{"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "scores-test.json"])
+def test_a_file_of_a_run_that_holds_something_else_is_named(refused, finished_run, tmp_path, name, content):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / name).write_text(content)
+    assert name in refused("compare", run)
+
+
+def test_a_folder_in_place_of_a_settings_file(refused, tmp_path):
+    assert f"cannot read {tmp_path}" in refused("train", "--config", tmp_path, "--out", tmp_path / "run")
 
 
 def test_a_readme_without_marks_is_left_alone(refused, tmp_path, monkeypatch):

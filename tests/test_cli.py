@@ -126,13 +126,15 @@ def test_train_leaves_a_finished_run_and_says_how_good_it_is(trained, capsys):
 
 
 def test_evaluate_gives_the_figure_of_the_run_with_its_signature(trained, tiny_corpus, capsys):
-    argv = ["evaluate", str(trained["gpt2"]), "--corpus", str(tiny_corpus), "--context", "32", "--batch-size", "3"]
+    argv = ["evaluate", str(trained["gpt2"]), "--corpus", str(tiny_corpus), "--batch-size", "3"]
     assert main(argv) == 0
     shown = capsys.readouterr().out
     metrics = load_run(trained["gpt2"]).metrics
     assert f"perplexity        {metrics['perplexity']:.4f}" in shown
     assert "context:32|stride:16" in shown and "split:test" in shown
     assert str(tiny_corpus.parent) not in shown
+    signature = load_run(trained["gpt2"]).scores("test").signature
+    assert all(f"|{name}:{signature[name]}|" in shown for name in ("tokenizer", "tokenizer_hash", "context", "stride"))
 
 
 def test_evaluate_prints_json_and_nothing_else(trained, tiny_base, tiny_corpus, capsys):
@@ -271,6 +273,11 @@ def test_a_reader_that_leaves_early_is_no_error(trained, tiny_corpus):
     said = process.stderr.read()
     assert process.wait(timeout=120) == 128 + signal.SIGPIPE
     assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+def test_a_closed_standard_output_is_no_error(trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["compare", str(trained["gpt2"]), str(trained["softemax"])]) == 0
 
 
 def test_a_full_disk_behind_standard_output_is_one_sentence(trained, monkeypatch, capsys):

@@ -192,6 +192,21 @@ def test_a_missing_notebook_is_named(tmp_path):
         report(RunConfig(), tmp_path / "out", notebooks=[tmp_path / "01_gone.ipynb"])
 
 
+def test_a_report_replaces_no_notebook_of_its_own_and_no_page_of_another(tmp_path):
+    path = written(tmp_path, "01_a.ipynb")
+    before = path.read_bytes()
+    with pytest.raises(CurvekitError, match=r"would replace .*01_a\.ipynb; choose another folder"):
+        report(RunConfig(), tmp_path, notebooks=[path])
+    (tmp_path / "two").mkdir()
+    with pytest.raises(CurvekitError, match="two notebooks are called 01_a"):
+        report(RunConfig(), tmp_path / "out", notebooks=[path, written(tmp_path / "two", "01_a.ipynb")])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("my page")
+    with pytest.raises(CurvekitError, match="no page of curvekit's"):
+        report(RunConfig(), tmp_path / "site", notebooks=[path])
+    assert path.read_bytes() == before and (tmp_path / "site" / "index.html").read_text() == "my page"
+
+
 def test_nothing_to_compare_is_an_error(tmp_path):
     with pytest.raises(CurvekitError, match="0 seeds give no run"):
         report(RunConfig(), tmp_path, seeds=[])

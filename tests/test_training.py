@@ -369,6 +369,15 @@ def test_an_early_checkpoint_that_was_cut_off_does_not_hide_the_later_one(config
         assert checkpoints.last_whole_checkpoint(folder / "checkpoints").name == "checkpoint-6"
 
 
+def test_a_run_that_lost_its_history_is_not_filed_under_other_settings(undisturbed, config, tmp_path, interrupted):
+    folder = interrupted(config, tmp_path / "run", step=8)
+    (folder / "history.jsonl").unlink()
+    with pytest.raises(CurvekitError, match="holds another run: its seed is"):
+        train(dataclasses.replace(config, seed=config.seed + 1), folder, progress="none")
+    with pytest.warns(UserWarning, match="lost the history of its checkpoints; training begins anew"):
+        assert rows(train(config, folder, progress="none")) == rows(undisturbed)
+
+
 def test_a_run_goes_on_with_another_interval_between_checkpoints(config, tmp_path, interrupted, monkeypatch):
     folder = interrupted(config, tmp_path / "run", step=7)
     monkeypatch.setattr(training, "_clear", lambda folder: None)
