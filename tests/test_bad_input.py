@@ -247,8 +247,10 @@ def test_a_folder_that_holds_no_run(refused, finished_run, tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "scores-test.json"])
 def test_a_file_of_a_run_that_holds_something_else_is_named(refused, finished_run, tmp_path, name, content):
     run = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"seed": 1}))
     (run / name).write_text(content)
-    assert name in refused("compare", run)
+    assert name in refused("compare", finished_run, run)
 
 
 def test_a_folder_in_place_of_a_settings_file(refused, tmp_path):
