@@ -3,8 +3,7 @@
 Flags of a run's settings are made from :class:`curvekit.runs.RunConfig`, so none is written twice. Heavy modules
 load inside the commands, and help costs nothing. What ``evaluate``, ``generate`` and ``compare`` print on standard
 output can go into a file; what else there is to say goes to standard error. Exit status: 0; 2 for an input that
-cannot work, in one sentence; 130 when stopped by Ctrl-C; 141 when
-nobody reads on.
+cannot work, in one sentence; 130 when stopped by Ctrl-C; 141 when nobody reads on.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     context, stride = arguments.context, None
     if context is None and (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
         config = load_run(arguments.model).config
-        context, stride = config.context_eval or config.block_size, config.stride
+        context, stride = config.window, config.stride
     score = score_documents(
         model,
         tokenizer,
@@ -237,8 +236,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of the file of ``--config``, over them the flags."""
     given = vars(arguments)
     values = read_json(arguments.config) if arguments.config else {}
-    if not isinstance(values, dict):
-        raise CurvekitError(f"{arguments.config} holds no settings; expected a JSON object of names and values")
     values |= {each.name: given[each.name] for each in fields(RunConfig) if each.name in given}
     return values
 

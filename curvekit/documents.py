@@ -36,7 +36,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, load_datase
 from datasets.exceptions import DatasetGenerationError
 
 from curvekit import stories
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, first_line
 from curvekit.stories import StoryReport, is_story, read_stories
 
 UNITS = ("auto", "article", "passage", "paragraph", "line", "file", "story")
@@ -201,7 +201,7 @@ def _table(path: Path) -> Dataset:
             builder, files = TABLES[ending], glob.escape(str(path.resolve()))
             table = load_dataset(builder, data_files=files, split="train", **options)
     except Exception as error:
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise CurvekitError(
             f"{path} is cut off or is not {ending[1:]} ({reason}); restore or convert the file"
         ) from error

@@ -15,6 +15,11 @@ class CurvekitError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or what kind it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 _WORDS = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list",
 }  # fmt: skip

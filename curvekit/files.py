@@ -81,7 +81,8 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
     except OSError as error:
         raise CurvekitError(f"cannot read {path}: {error.strerror or error}; name a file that can be read") from error
     if not isinstance(value, kind):
-        raise CurvekitError(f"{path} holds {str(value)[:40]!r}, which is not what curvekit writes there; restore it")
+        wanted = "list" if kind is list else "object"
+        raise CurvekitError(f"{path} holds {str(value)[:40]!r}, not a JSON {wanted}; restore it or name another file")
     return value
 
 

@@ -36,7 +36,7 @@ from curvekit.attention import implementation
 from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, check_curve, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
-from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.softemax import LOG_C, MEMBERS
 from curvekit.tokenization import base_tokenizer
 
@@ -477,7 +477,7 @@ def _load_gpt2(base: str) -> GPT2LMHeadModel:
     try:
         return GPT2LMHeadModel.from_pretrained(where, use_safetensors=True, local_files_only=hub.local_only(where))
     except (OSError, ValueError, RuntimeError) as error:
-        raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
@@ -493,7 +493,7 @@ def _config(base: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise CurvekitError(f"the base {base!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
     if config.model_type not in ("gpt2", "curve_gpt2"):
         raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit fine-tunes GPT-2")
     return config

@@ -49,6 +49,7 @@ WHAT = {
     "sink": "softmax with a learned constant in the denominator, one for each head",
 }
 SCRIPTED = {"application/javascript", "application/vnd.jupyter.widget-view+json"}  # would need a script
+SIGNED = "Made by curvekit"  # stands on every page, and tells ours from another's
 LONG = 20  # lines of printed text that a page shows unfolded
 
 
@@ -194,7 +195,7 @@ def _page(title: str, main: str, chapters: Sequence[Chapter], current: str) -> s
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{css}</style>\n</head>\n"
         f"<body>\n<nav><div>{nav}</div></nav>\n{main}\n"
-        f"<footer>Made by curvekit {html.escape(curvekit.__version__)}.</footer>\n</body>\n</html>\n"
+        f"<footer>{SIGNED} {html.escape(curvekit.__version__)}.</footer>\n</body>\n</html>\n"
     )
 
 

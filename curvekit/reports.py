@@ -33,11 +33,11 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import curvekit
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.experiments import Comparison, is_finished, load_comparison
 from curvekit.files import write_json, write_text
 from curvekit.markup import headline
-from curvekit.pages import Chapter, changed, duration, index_page, notebook_page
+from curvekit.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
 from curvekit.runs import MAIN_RECIPES, RunConfig
 
 NOTEBOOKS = Path(curvekit.__file__).parents[1] / "notebooks"
@@ -118,7 +118,7 @@ def _require_place(folder: Path, paths: Sequence[Path]) -> None:
     if own := next((path for path in paths if path.resolve() == (folder / path.name).resolve()), None):
         raise CurvekitError(f"the executed notebook would replace {own}; choose another folder for the report")
     page = folder / "index.html"
-    if page.exists() and "Made by curvekit" not in page.read_text(encoding="utf-8", errors="replace"):
+    if page.exists() and SIGNED not in page.read_text(encoding="utf-8", errors="replace"):
         raise CurvekitError(f"{page} is no page of curvekit's and would be replaced; choose another folder")
 
 
@@ -253,7 +253,7 @@ def _inspect(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CurvekitError(f"there is no notebook {path}; give an existing .ipynb file") from error
     except Exception as error:  # papermill and nbformat raise whatever their parsers raise
-        raise CurvekitError(f"{path} cannot be read as a notebook ({str(error).splitlines()[0]})") from error
+        raise CurvekitError(f"{path} cannot be read as a notebook ({first_line(error)})") from error
 
 
 def _comparison_since(folder: Path, started: float) -> Comparison | None:

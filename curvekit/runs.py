@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.files import read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:
@@ -241,10 +241,14 @@ class RunConfig:
             raise CurvekitError(
                 f"freeze is {self.freeze!r} with scratch, and random weights would stay random; leave one of them out"
             )
-        window = self.context_eval or self.block_size
-        if self.stride is not None and self.stride > window:
-            raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {window}")
+        if self.stride is not None and self.stride > self.window:
+            raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
         return self
+
+    @property
+    def window(self) -> int:
+        """Tokens in a window of the scoring."""
+        return self.context_eval or self.block_size
 
     def overrides(self) -> dict[str, Any]:
         """The model settings that stand over the recipe's."""
@@ -371,10 +375,7 @@ class Run:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # tokenizers raises nothing narrower
-            reason = str(error).splitlines()[0]
-            raise CurvekitError(
-                f"the tokeniser in {folder} is not whole ({reason}); train it again or restore it"
-            ) from error
+            raise CurvekitError(_not_whole("tokeniser", folder, error)) from error
         own = self.config.base if self.config.tokenizer == "base" else self.config.tokenizer
         tokenizer.name_or_path = Path(own).name  # a signature names no folder of this machine
         return tokenizer
@@ -396,10 +397,12 @@ def load_model(folder: str | Path) -> PreTrainedModel:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CurvekitError(
-            f"the model in {folder} is not whole ({reason}); restore it, or delete the run's folder and train it again"
-        ) from error
+        raise CurvekitError(_not_whole("model", folder, error)) from error
+
+
+def _not_whole(what: str, folder: str | Path, error: Exception) -> str:
+    reason = first_line(error)
+    return f"the {what} in {folder} is not whole ({reason}); restore it, or delete the run's folder and train it again"
 
 
 def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from curvekit import hub
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, first_line, pick
 
 KINDS = ("base", "characters", "bpe", "bpe-dropout")
 END_OF_TEXT = "<|endoftext|>"
@@ -249,7 +249,7 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
             trust_remote_code=False,
         )
     except Exception as error:  # tokenizers raises nothing narrower
-        raise CurvekitError(f"the base {base!r} has no readable tokeniser ({str(error).splitlines()[0]})") from error
+        raise CurvekitError(f"the base {base!r} has no readable tokeniser ({first_line(error)})") from error
     if tokenizer.eos_token is None:
         raise CurvekitError(f"the tokeniser of {base!r} has no end-of-text token; curvekit puts one before a document")
     if tokenizer.pad_token is None:

@@ -84,12 +84,13 @@ def train(
         told: list[str] = []  # while nobody watches yet
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
         revision = _same_corpus(folder, corpus)
-        checkpoint = None if run.trained else last_whole_checkpoint(folder / "checkpoints")
-        if checkpoint and all(row["step"] < step_of(checkpoint) for row in run.history):
+        checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
+        if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
             warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
             shutil.rmtree(folder / "checkpoints")
             checkpoint = None
-        rows = run.history if run.trained else _history_until(folder, checkpoint)
+        if not run.trained:
+            rows = _take_back(folder, rows, checkpoint)
         with watching(config, folder, rows, progress, on_row) as watchers, quiet():
             shown = progress != "none"
             for text in told:
@@ -187,7 +188,7 @@ def evaluate(
             model,
             tokenizer,
             _held_out(config, corpus, split, tokenizer),
-            context=config.context_eval or config.block_size,
+            context=config.window,
             stride=config.stride,
             keep_tokens=config.keep_tokens,
             progress=progress,
@@ -391,10 +392,10 @@ def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
     return revision
 
 
-def _history_until(folder: Path, checkpoint: Path | None) -> list[Row]:
+def _take_back(folder: Path, rows: Sequence[Row], checkpoint: Path | None) -> list[Row]:
     """Take back the rows after the checkpoint: they will be computed, and written, again."""
     last = step_of(checkpoint) if checkpoint else -1
-    rows = [row for row in read_jsonl(folder / "history.jsonl") if row["step"] <= last]
+    rows = [row for row in rows if row["step"] <= last]
     write_jsonl(folder / "history.jsonl", rows)
     return rows
 
