@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.harness import Case, Goal, Settings, same
 from curvekit.attention import eager_softemax_attention, softemax_attention
-from curvekit.softemax import LOG_C
+from curvekit.normalisers import LOG_C
 
 HEADS, WIDTH, BATCH = 12, 64, 4
 

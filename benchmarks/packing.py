@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.harness import Case, Different, Goal, Settings, peak_memory
 from benchmarks.texts import beginning, tokenizer
-from curvekit.packing import pack
+from curvekit.text.packing import pack
 
 BLOCK = 512
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.harness import Case, Different, Goal, Settings
 from benchmarks.models import SHAPES, pair
 from benchmarks.texts import beginning, corpus, tokenizer
-from curvekit.metrics import score_documents, windows
+from curvekit.evaluation.metrics import score_documents, windows
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from benchmarks.texts import beginning, corpus, tokenizer
 from benchmarks.training import stepper
 from curvekit.curves import bernstein_weights, curve, sinusoidal_positions
 from curvekit.encoders import load_bert
-from curvekit.packing import pack
-from curvekit.softemax import softemax
+from curvekit.normalisers import softemax
+from curvekit.text.packing import pack
 
 LENGTH = 128  # of the published items
 BLOCK = 256  # of ours, as a run packs them by default

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from curvekit.experiments.results import markdown_table
 from curvekit.files import read_json, write_text
-from curvekit.results import markdown_table
 
 
 def line(row: dict[str, Any]) -> str:

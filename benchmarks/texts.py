@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from benchmarks.harness import Settings
-from curvekit.corpora import load_corpus
-from curvekit.tokenization import base_tokenizer
+from curvekit.text.corpora import load_corpus
+from curvekit.text.tokenization import base_tokenizer
 
 
 @cache

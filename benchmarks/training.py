@@ -11,8 +11,8 @@ from transformers import Trainer, TrainingArguments
 
 from benchmarks.harness import Case, Goal, Settings, same
 from benchmarks.models import SHAPES, as_softmax, forward_flops, pair
-from curvekit.runs import RunConfig
-from curvekit.training import precision
+from curvekit.training.runs import RunConfig
+from curvekit.training.trainer import precision
 
 # recipe -> what is changed in it, and the goal
 RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {

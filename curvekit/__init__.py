@@ -1,19 +1,18 @@
-"""curvekit: does a curve through BERT's embeddings, or SoftEMax in attention, make GPT-2 a better language model?
+"""curvekit: does a curve through BERT's embeddings, or SoftEMax in attention, make a better language model?
 
-Names load on first use, so that ``import curvekit`` costs next to nothing. The function ``softemax`` is
-imported from its module of the same name: ``from curvekit.softemax import softemax``.
+The idea stands at the top: :mod:`~curvekit.normalisers`, :mod:`~curvekit.attention`, :mod:`~curvekit.curves`,
+:mod:`~curvekit.encoders`, :mod:`~curvekit.modeling` and :mod:`~curvekit.causality`. Around it are wings, each a folder
+that says what it is for. Names load on first use, so that ``import curvekit`` costs next to nothing.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
+from curvekit.lazy import public
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LOG_C": "softemax",
-    "SoftEMax": "softemax",
+    "LOG_C": "normalisers",
+    "SoftEMax": "normalisers",
+    "softemax": "normalisers",
     "softemax_attention": "attention",
     "CurveEmbedding": "curves",
     "bernstein_weights": "curves",
@@ -23,27 +22,18 @@ _HOMES = {
     "RECIPES": "modeling",
     "build_model": "modeling",
     "future_leak": "causality",
-    "load_corpus": "corpora",
-    "pack": "packing",
-    "score_documents": "metrics",
-    "text_metrics": "metrics",
-    "RunConfig": "runs",
-    "train": "training",
-    "load_run": "runs",
-    "paired_bootstrap": "significance",
-    "run_experiment": "experiments",
-    "generate": "generation",
-    "report": "reports",
+    "load_corpus": "text.corpora",
+    "pack": "text.packing",
+    "score_documents": "evaluation.metrics",
+    "text_metrics": "evaluation.metrics",
+    "RunConfig": "training.runs",
+    "train": "training.trainer",
+    "load_run": "training.runs",
+    "paired_bootstrap": "evaluation.significance",
+    "run_experiment": "experiments.comparison",
+    "generate": "generation.streams",
+    "report": "reports.execution",
 }
 
-__all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'curvekit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"curvekit.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = public(__name__, _HOMES)
+__all__ += ["__version__"]

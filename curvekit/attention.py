@@ -1,6 +1,6 @@
 r"""SoftEMax attention: the formula as it reads, and the same at the speed of flash attention.
 
-With scores s_ij = scale q_i . k_j and the normaliser of :mod:`curvekit.softemax`,
+With scores s_ij = scale q_i . k_j and the normaliser of :mod:`curvekit.normalisers`,
 
     y_i = sum_j exp(s_ij - L_i) v_j,        L_i = log(a sum_j exp(s_ij) + exp(b)).
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from curvekit.errors import CurvekitError
-from curvekit.softemax import LOG_C, MEMBERS, VARIANTS, check_mask, resolve_sink, softemax
+from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS, check_mask, resolve_sink, softemax
 
 _aten = torch.ops.aten
 
@@ -63,7 +63,7 @@ def softemax_attention(
             it: its smallest finite number spreads softmax's weight evenly).
         is_causal: query i sees keys 0..i, as in torch's own attention; not together with ``mask``.
         scale: factor of the scores; default ``width ** -0.5``.
-        variant: a name of :data:`curvekit.softemax.VARIANTS`.
+        variant: a name of :data:`curvekit.normalisers.VARIANTS`.
         log_sink: the sink's score, a number or a tensor ``[heads]``.
         fused: False computes by the formula.
 

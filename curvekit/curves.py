@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from curvekit.errors import CurvekitError, pick
-from curvekit.softemax import softemax
+from curvekit.normalisers import softemax
 
 WINDOWS = ("trailing", "centred")
 WEIGHTS = ("bernstein", "bspline", "learned")

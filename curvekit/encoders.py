@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTr
 from transformers.cache_utils import Cache
 from transformers.utils import logging
 
-from curvekit import hub
+from curvekit.bases import hub
 from curvekit.errors import CurvekitError
 
 CONTEXTS = ("static", "causal", "bidirectional")

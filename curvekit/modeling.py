@@ -31,14 +31,14 @@ from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
-from curvekit import hub
 from curvekit.attention import implementation
+from curvekit.bases import hub
 from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, check_curve, control_points, reach, sinusoidal_positions
 from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
 from curvekit.errors import CurvekitError, first_line, pick, require_type
-from curvekit.softemax import LOG_C, MEMBERS
-from curvekit.tokenization import base_tokenizer
+from curvekit.normalisers import LOG_C, MEMBERS
+from curvekit.text.tokenization import base_tokenizer
 
 SOURCES = ("none", "encoder", "self")
 ATTENTIONS = {  # what `attention` may be, and the member of the family that it is

@@ -144,7 +144,7 @@ def make(tiny_base, tiny_encoder, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def interrupted():
     """Train, stop from outside when ``step`` has been computed, as a kill does, and return the folder."""
-    from curvekit.training import train
+    from curvekit.training.trainer import train
 
     class Stopped(Exception):
         pass

@@ -20,7 +20,7 @@ from transformers.masking_utils import eager_mask
 
 from curvekit.attention import eager_softemax_attention, implementation, softemax_attention
 from curvekit.errors import CurvekitError
-from curvekit.softemax import LOG_C, MEMBERS, VARIANTS
+from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS
 
 SINKS = [variant for variant in VARIANTS if MEMBERS[variant].sink not in ("none", "zero")]
 

@@ -6,7 +6,7 @@ import torch
 from curvekit.encoders import ContextEncoder, bridge, bridged_table, load_bert, load_encoder
 from curvekit.errors import CurvekitError
 from curvekit.modeling import _plain
-from curvekit.tokenization import train_bpe
+from curvekit.text.tokenization import train_bpe
 
 WORDS = "the curve runs through unbelievable words , Xning and Yning Zning the straße 漢字 <|endoftext|> the end ."
 

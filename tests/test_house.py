@@ -16,26 +16,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = sorted((ROOT / "curvekit").glob("*.py"))
+LIBRARY = sorted(path for path in (ROOT / "curvekit").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Who may build on whom: what stands left never imports, directly or by others, what stands right of it.
+# The wings from the ground up: a wing builds on those before it and never on one after it, whatever room it is in.
+WINGS = (
+    "idea", "bases", "text", "generation", "evaluation", "training", "experiments", "preferences", "figures",
+    "reports", "widgets", "cli",
+)  # fmt: skip
+# The same inside the wings: what stands left never imports, directly or by others, what stands right of it.
 ARROWS = (
-    "softemax > attention > modeling",
+    "normalisers > attention > modeling > causality",
     "curves > modeling",
     "encoders > modeling",
-    "corpora > packing > training",
-    "tokenization > packing",
-    "modeling > experiments",
-    "training > experiments",
-    "metrics > experiments",
-    "experiments > figures",
-    "experiments > reports",
-    "figures > reports > cli",
-    "shading > figures > widgets",
-    "generation > panels > widgets",
-    "errors > files > corpora",
+    "text.stories > text.documents > text.corpora > text.packing",
+    "text.tokenization > text.packing",
+    "training.runs > training.tracking > training.trainer > training.pretraining > training.cards",
+    "training.checkpoints > training.trainer",
+    "evaluation.metrics > evaluation.significance",
+    "experiments.results > experiments.comparison",
+    "generation.sampling > generation.streams > generation.console",
+    "figures.drawing > figures.shading > figures.subjects",
+    "reports.markup > reports.pages > reports.execution",
+    "errors > files > text.corpora",
 )
+EVERYWHERE = {"errors", "files", "modes", "lazy"}  # what every room may stand on, and stands on nothing above
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def name_of(path: Path) -> str:
+    """A room's name below ``curvekit``: ``text.corpora``; of a wing's ``__init__``, the wing's."""
+    parts = path.relative_to(ROOT / "curvekit").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"
+
+
+ROOMS = {name_of(path): path for path in LIBRARY}
+
+
+def wing_of(room: str) -> str:
+    return room.split(".")[0] if (ROOT / "curvekit" / room.split(".")[0]).is_dir() else "idea"
 
 
 @cache
@@ -49,21 +68,40 @@ def imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = "curvekit" if node.level else node.module or ""
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            assert not node.level, f"{path} imports relatively; name the room in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @cache
-def neighbours(module: str) -> frozenset[str]:
-    """The rooms of the library that a room imports."""
-    rooms = {path.stem for path in LIBRARY}
-    names = (name.split(".") for name in imported(ROOT / "curvekit" / f"{module}.py"))
-    return frozenset(name[1] for name in names if name[0] == "curvekit" and name[1:] and name[1] in rooms)
+def public(wing: str) -> dict[str, str]:
+    """The public names of a wing, and the room that each comes from."""
+    for node in tree(ROOMS[wing]).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_HOMES":
+            return {name: f"{wing}.{room}" for name, room in ast.literal_eval(node.value).items()}
+    return {}
 
 
-def reachable(module: str) -> set[str]:
+@cache
+def neighbours(room: str) -> frozenset[str]:
+    """The rooms of the library that a room imports, those behind a wing's public names included."""
+    found = set()
+    for name in imported(ROOMS[room]):
+        head, _, rest = name.partition(".")
+        if head != "curvekit" or not rest:
+            continue
+        place, _, last = rest.rpartition(".")
+        if rest in ROOMS:
+            found.add(rest)
+        elif place in ROOMS and last in (homes := public(place)):
+            found.add(homes[last])
+        elif place in ROOMS:
+            found.add(place)
+    return frozenset(found - {room})
+
+
+def reachable(room: str) -> set[str]:
     found: set[str] = set()
-    waiting = [module]
+    waiting = [room]
     while waiting:
         new = neighbours(waiting.pop()) - found
         found |= new
@@ -71,23 +109,49 @@ def reachable(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [path.stem for path in LIBRARY])
-def test_no_module_reaches_itself(module):
-    assert module not in reachable(module)
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_reaches_itself(room):
+    assert room not in reachable(room)
+
+
+def test_wings_build_only_on_the_wings_below_them():
+    assert {wing_of(room) for room in ROOMS} == set(WINGS)
+    wrong = [
+        f"{room} imports {other}"
+        for room in ROOMS
+        for other in neighbours(room) - EVERYWHERE
+        if room in EVERYWHERE or WINGS.index(wing_of(other)) > WINGS.index(wing_of(room))
+    ]
+    assert not [each for each in wrong if not re.fullmatch(r"files imports errors", each)]
 
 
 @pytest.mark.parametrize("arrow", ARROWS)
 def test_arrows_point_one_way(arrow):
-    rooms = [room for room in arrow.split(" > ") if (ROOT / "curvekit" / f"{room}.py").exists()]
+    rooms = arrow.split(" > ")
+    assert set(rooms) <= set(ROOMS)
     for place, room in enumerate(rooms):
         assert not reachable(room) & set(rooms[place + 1 :]), f"{room} builds on a room above it"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_the_library_imports_no_notebook_no_test_and_only_widgets_import_widgets(path):
     names = {name.split(".")[0] for name in imported(path)}
     assert not names & {"notebooks", "tests", "conftest", "flask", "fastapi", "uvicorn"}
-    assert path.stem in ("widgets", "panels", "cli") or "ipywidgets" not in names
+    assert wing_of(name_of(path)) == "widgets" or "ipywidgets" not in names
+
+
+@pytest.mark.parametrize("wing", [wing for wing in WINGS if wing != "idea"])
+def test_a_wing_says_what_it_is_for_and_names_rooms_that_it_has(wing):
+    docstring = ast.get_docstring(tree(ROOMS[wing]))
+    assert docstring and len(docstring.splitlines()[0]) >= 40
+    package = importlib.import_module(f"curvekit.{wing}")
+    assert package.__all__ and all(getattr(package, name) is not None for name in package.__all__)
+    assert f"`{wing}/`" in (ROOT / "CONTRIBUTING.md").read_text(), f"CONTRIBUTING does not name {wing}/"
+
+
+def test_tests_stand_in_the_wings_of_what_they_test():
+    folders = {path.parent.name for path in TESTS if path.parent != ROOT / "tests"}
+    assert folders <= set(WINGS), folders - set(WINGS)
 
 
 def code(path: Path) -> str:
@@ -116,7 +180,7 @@ def test_nothing_unpickles_and_nothing_trusts_remote_code(path):
             assert node.attr not in ("read_pickle", "to_pickle"), line
 
 
-@pytest.mark.parametrize("path", [*LIBRARY, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*LIBRARY, *TESTS], ids=lambda path: path.stem)
 def test_every_file_says_first_what_room_it_is(path):
     docstring = ast.get_docstring(tree(path))
     assert docstring, f"{path.name} has no docstring"
@@ -125,15 +189,20 @@ def test_every_file_says_first_what_room_it_is(path):
 
 
 def test_contributing_names_every_room():
-    (plan,) = re.findall(r"```\n(the model .*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
-    rooms = {path.stem for path in LIBRARY} - {"__init__"}
-    assert rooms <= set(re.findall(r"\w+", plan)), rooms - set(re.findall(r"\w+", plan))
+    (plan,) = re.findall(r"```\n(the idea .*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    wing = ""
+    seen: set[str] = set()
     for line in plan.splitlines():
-        for chain in re.split(r"\s{3,}", line)[1:]:
-            groups = [re.findall(r"\w+", group) for group in chain.split(">")]
-            assert {room for group in groups for room in group} <= rooms
+        head, _, rest = line.partition("   ")
+        if head.strip():
+            wing = "" if head.strip() in ("the idea", "everywhere") else head.strip().rstrip("/") + "."
+        for chain in re.split(r"\s{3,}", rest.strip()):
+            groups = [[wing + room for room in re.findall(r"\w+", group)] for group in chain.split(">")]
+            seen |= {room for group in groups for room in group}
             for left, right in itertools.pairwise(groups):
                 assert not any(set(right) & reachable(room) for room in left), chain
+    own = {room for room, path in ROOMS.items() if path.name not in ("__init__.py", "__main__.py")}
+    assert seen == own, seen ^ own
 
 
 def test_every_package_that_is_imported_is_declared():
@@ -142,10 +211,10 @@ def test_every_package_that_is_imported_is_declared():
     normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()  # noqa: E731
     declared = {normal(re.split(r"[<>=!\[; ]", line)[0]) for line in lines}
     owners = importlib.metadata.packages_distributions()
-    own = {"curvekit", "benchmarks", "conftest", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"curvekit", "benchmarks", "conftest", *(path.stem for path in TESTS)}
     missing = {
         f"{name} ({path.name})"
-        for path in [*LIBRARY, *(ROOT / "tests").glob("*.py")]
+        for path in [*LIBRARY, *TESTS]
         for name in {name.split(".")[0] for name in imported(path)} - own - set(sys.stdlib_module_names)
         if not {normal(owner) for owner in owners.get(name, [name])} & declared
     }

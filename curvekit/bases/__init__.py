@@ -1,0 +1,10 @@
+"""Which checkpoints there are and how they load: what ships, what lies on this disk, what the hub has."""
+
+from curvekit.lazy import public
+
+_HOMES = {
+    "unreachable": "hub",
+    "located": "hub",
+}
+
+__getattr__, __dir__, __all__ = public(__name__, _HOMES)

@@ -1,0 +1,10 @@
+"""The command ``curvekit``: a file for each command, thin over the library."""
+
+from curvekit.lazy import public
+
+_HOMES = {
+    "main": "commands",
+    "parser": "commands",
+}
+
+__getattr__, __dir__, __all__ = public(__name__, _HOMES)

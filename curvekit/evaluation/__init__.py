@@ -1,0 +1,12 @@
+"""Figures of one model, and how sure a difference is: losses and text scores, paired intervals, attention rows."""
+
+from curvekit.lazy import public
+
+_HOMES = {
+    "score_documents": "metrics",
+    "text_metrics": "metrics",
+    "LanguageModelScore": "metrics",
+    "paired_bootstrap": "significance",
+}
+
+__getattr__, __dir__, __all__ = public(__name__, _HOMES)

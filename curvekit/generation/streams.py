@@ -1,0 +1,494 @@
+"""Text from a model: whole batches of continuations, or one continuation as it grows.
+
+Sampling, beams, filters and caches are transformers' ``generate``. What is added here is what a research kit needs
+around it: prompts of unequal length in one batch, prompts longer than the model, dice of its own for every
+continuation, and a stream that tells each token's probability, can be stopped and never hangs its reader.
+
+A training document follows one end-of-text token, so a prompt does too: the model is asked for what it was
+trained on, the beginning of a document.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from curvekit.errors import CurvekitError
+from curvekit.generation.sampling import Sampling, row_seed
+from curvekit.modes import evaluating
+from curvekit.text.tokenization import encodable, start_token
+
+_DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before all of them are there
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished continuation and how it came about.
+
+    ``tokens`` were generated, an end-of-text and a stop string included; ``reason`` says what ended them: ``length``,
+    ``eos``, ``stop string`` or ``stopped``. ``truncated`` tokens of the prompt's beginning did not fit. ``seconds``
+    passed until the last token of the batch it was generated in, ``first_token_seconds`` until the first. Alone and
+    with ``seed`` it is written again.
+    """
+
+    prompt: str
+    text: str
+    seed: int
+    tokens: int
+    reason: str
+    truncated: int
+    seconds: float
+    first_token_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Alternative(NamedTuple):
+    """A token that could have come instead. ``text`` shows bytes that are no text by themselves as ``\\xe2``."""
+
+    text: str
+    token_id: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a stream.
+
+    ``text`` is what it adds: nothing for an end-of-text, or while a character's bytes are incomplete.
+    ``probability`` and those of the ``alternatives`` (the likeliest tokens, best first, this one mostly among them)
+    are ``softmax(logits)`` after the penalties for repetition and before temperature and filters.
+    """
+
+    text: str
+    token_id: int
+    probability: float
+    alternatives: tuple[Alternative, ...] = ()
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    **settings: Any,
+) -> list[str]:
+    """Continue every prompt; return the continuations alone, in the order of the prompts.
+
+    The same arguments give the same texts on the same machine. The global random state is neither read nor changed,
+    so generations in several threads do not disturb each other.
+
+    Args:
+        prompts: any texts; an empty one begins a document. One that does not fit into the model's positions
+            together with the new tokens loses its beginning.
+        batch_size: prompts generated together; changes no text.
+        settings: fields of :class:`curvekit.generation.sampling.Sampling`, such as ``temperature``. With n
+            ``num_return_sequences`` the result has ``n * len(prompts)`` texts, those of the first prompt first.
+
+    Raises:
+        CurvekitError: a setting is out of range, or the new tokens alone exceed the model's positions.
+    """
+    return [each.text for each in complete(model, tokenizer, prompts, batch_size=batch_size, **settings)]
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    **settings: Any,
+) -> Iterator[Completion]:
+    """As :func:`generate`, with how each continuation came about; yields them batch by batch.
+
+    The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one.
+    """
+    sampling = Sampling(**settings)
+    if isinstance(prompts, str):
+        raise CurvekitError(f"prompts is the text {prompts[:40]!r}; give a list of texts")
+    if batch_size < 1:
+        raise CurvekitError(f"batch_size is {batch_size}; give 1 or more")
+    if prompts:
+        _room(model, sampling)
+    return _complete(model, tokenizer, prompts, batch_size, sampling)
+
+
+def _complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    batch_size: int,
+    sampling: Sampling,
+) -> Iterator[Completion]:
+    copies = sampling.num_return_sequences
+    drawn = copies if sampling.num_beams == 1 else 1  # a search draws for all beams of a prompt at once
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        clock = _Clock()
+        inputs, truncated = _encode(model, tokenizer, batch, sampling)
+        seeds = [row_seed(sampling.seed, row) for row in range(start * drawn, (start + len(batch)) * drawn)]
+        ids = _run(model, tokenizer, inputs, sampling, seeds, clock)
+        for row, new in enumerate(ids[:, inputs["input_ids"].shape[1] :].tolist()):
+            text, tokens, reason = _read(tokenizer, new, sampling)
+            yield Completion(
+                batch[row // copies],
+                text,
+                seeds[row * drawn // copies],
+                tokens,
+                reason,
+                truncated[row // copies],
+                clock.last,
+                clock.first,
+            )
+
+
+class Stream(Iterator[Piece]):
+    """The pieces of one continuation, as they are produced; afterwards ``completion`` tells how it came about.
+
+    Closing it, or dropping it, stops the model.
+    """
+
+    def __init__(self, pieces: Generator[Piece], outcome: list[Completion]) -> None:
+        self._pieces, self._outcome = pieces, outcome
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop the model and wait for the token in progress."""
+        self._pieces.close()
+
+    @property
+    def completion(self) -> Completion | None:
+        """None while it runs, and after a failure."""
+        return self._outcome[0] if self._outcome else None
+
+
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    cancel: threading.Event | None = None,
+    alternatives: int = 0,
+    timeout: float = 60.0,
+    **settings: Any,
+) -> Stream:
+    """One continuation token by token; the texts of its pieces joined are what :func:`generate` returns.
+
+    The model runs in a thread of its own, from the first ``next`` on, and what fails in it is raised to the reader.
+    Any number of streams may run at once, of one model or of several, if none is in training mode.
+
+    Args:
+        cancel: an event that a Stop button sets; the token in progress is the last one.
+        alternatives: how many of the likeliest tokens each piece lists.
+        timeout: seconds to wait for the next token.
+        settings: fields of :class:`curvekit.generation.sampling.Sampling`, such as ``temperature``.
+
+    Raises:
+        CurvekitError: as :func:`generate`; several continuations or beams, which cannot be streamed; or no token
+            came within ``timeout`` seconds.
+    """
+    sampling = Sampling(**settings)
+    if sampling.num_beams > 1 or sampling.num_return_sequences > 1:
+        raise CurvekitError("one continuation can be streamed; leave num_beams and num_return_sequences at 1")
+    _room(model, sampling)
+    outcome: list[Completion] = []
+    cancel = cancel or threading.Event()
+    return Stream(_pieces(model, tokenizer, prompt, sampling, cancel, alternatives, timeout, outcome), outcome)
+
+
+def _pieces(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    sampling: Sampling,
+    cancel: threading.Event,
+    alternatives: int,
+    timeout: float,
+    outcome: list[Completion],
+) -> Generator[Piece]:
+    steps: SimpleQueue[_Step | BaseException | None] = SimpleQueue()
+    odds, closed, over = _Odds(), threading.Event(), threading.Event()
+    teller = _Teller(steps, odds, alternatives, (cancel, closed))
+    inputs, (truncated,) = _encode(model, tokenizer, [prompt], sampling)
+
+    def work() -> None:
+        seeds = [sampling.seed]
+        try:
+            _run(model, tokenizer, inputs, sampling, seeds, teller, logits_processor=[odds])
+            steps.put(None)
+        except BaseException as failure:
+            steps.put(failure)
+        finally:
+            over.set()
+
+    def step() -> _Step | None:
+        try:
+            found = steps.get(timeout=timeout)
+        except Empty as error:
+            message = f"no token came within {timeout:g} s; raise the timeout or use a smaller model"
+            raise CurvekitError(message) from error
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    new: list[int] = []
+    stopped, failed = True, False  # stopped, unless the last token is read
+    thread = threading.Thread(target=work, name="curvekit-stream", daemon=True)
+    try:
+        thread.start()  # in here, for Ctrl-C may come when it runs already
+        yield from _until_stop(_spelled(tokenizer, iter(step, None), new), sampling.stop)
+        stopped = cancel.is_set()
+    except Exception:
+        failed = True
+        raise
+    finally:
+        closed.set()
+        begun = thread.ident is not None or not failed
+        if begun and over.wait(timeout):
+            thread.join()
+        if not failed:
+            read = _read(tokenizer, new, sampling, stopped)
+            outcome.append(Completion(prompt, read[0], sampling.seed, *read[1:], truncated, teller.last, teller.first))
+
+
+class _Step(NamedTuple):
+    token_id: int
+    probability: float
+    likeliest: list[tuple[int, float]]
+
+
+class _Clock(StoppingCriteria):
+    """Never stops anything; ``first`` and ``last`` are the seconds from its making to those tokens."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.first = self.last = 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        self.last = time.perf_counter() - self.start
+        self.first = self.first or self.last
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row once one of the strings stands in its new text.
+
+    transformers' own also stops at one that begins in the prompt, and refuses letters that take several tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], start: int) -> None:
+        self.tokenizer, self.stop, self.start = tokenizer, stop, start
+        self.reach = max((len(word.encode()) for word in stop), default=0)  # a token has at least one byte
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        recent = input_ids[:, max(self.start, input_ids.shape[1] - self.reach) :]
+        texts = self.tokenizer.batch_decode(recent, **_DECODING) if self.stop else [""] * len(input_ids)
+        found = [any(word in text for word in self.stop) for text in texts]
+        return torch.tensor(found, device=input_ids.device)
+
+
+class _Odds(LogitsProcessor):
+    """Changes nothing; keeps the probabilities that the next token is drawn from, before temperature and filters."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.probabilities = scores[0].softmax(-1)  # [vocabulary]
+        return scores
+
+
+class _Teller(_Clock):
+    """Tells each new token to the reader, and stops when one of the events is set."""
+
+    def __init__(
+        self,
+        steps: SimpleQueue[_Step | BaseException | None],
+        odds: _Odds,
+        alternatives: int,
+        events: Sequence[threading.Event],
+    ) -> None:
+        super().__init__()
+        self.steps, self.odds, self.alternatives, self.events = steps, odds, alternatives, events
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        going = super().__call__(input_ids, scores)
+        token, probabilities = int(input_ids[0, -1]), self.odds.probabilities
+        best = probabilities.topk(min(self.alternatives, len(probabilities)))
+        likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        self.steps.put(_Step(token, float(probabilities[token]), likeliest))
+        return going | any(event.is_set() for event in self.events)
+
+
+class _Dice(TorchFunctionMode):
+    """Draws each row of what is drawn in this thread with a generator of its own, in place of the global one.
+
+    transformers' ``generate`` takes no generator, and forking the global state would disturb other threads.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        super().__init__()
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.multinomial:
+            return function(*args, **kwargs or {})
+        rows, *rest = args
+        drawn = (
+            torch.multinomial(row, *rest, **kwargs or {}, generator=generator)
+            for row, generator in zip(rows, self.generators, strict=True)
+        )
+        return torch.stack(list(drawn))
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    return start_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: dict[str, Tensor],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    watch: StoppingCriteria,
+    **settings: Any,
+) -> Tensor:
+    """transformers' ``generate``: token ids ``[prompts * continuations, padded prompt + new]``."""
+    drawing: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+    if sampling.temperature > 0:
+        drawing |= {"temperature": float(sampling.temperature), "top_k": sampling.top_k, "top_p": float(sampling.top_p)}
+        drawing |= {"min_p": float(sampling.min_p)} if sampling.min_p else {}
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        repetition_penalty=float(sampling.repetition_penalty),
+        no_repeat_ngram_size=sampling.no_repeat_ngram_size,
+        num_beams=sampling.num_beams,
+        num_return_sequences=sampling.num_return_sequences,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=_pad(tokenizer),
+        **drawing,
+    )
+    criteria = [watch, _StopStrings(tokenizer, sampling.stop, inputs["input_ids"].shape[1])]
+    with evaluating(model), _Dice(seeds, model.device):
+        return model.generate(  # type: ignore[operator]
+            **inputs, generation_config=config, stopping_criteria=criteria, **settings
+        )
+
+
+def positions_of(model: PreTrainedModel) -> int:
+    """How many tokens the model, and its encoder if it has one, can read at once."""
+    return int(getattr(model.config, "max_context", model.config.max_position_embeddings))
+
+
+def _room(model: PreTrainedModel, sampling: Sampling) -> int:
+    """How many tokens of a prompt fit before the new ones."""
+    positions = positions_of(model)
+    if sampling.max_new_tokens >= positions:
+        raise CurvekitError(
+            f"max_new_tokens is {sampling.max_new_tokens}, but the model has {positions} positions; "
+            f"give at most {positions - 1}"
+        )
+    return positions - sampling.max_new_tokens
+
+
+def _encode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sampling: Sampling
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut."""
+    room = _room(model, sampling)
+    texts = (tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"] for each in encodable(prompts))
+    start = start_token(tokenizer)
+    whole = [[start, *text] for text in texts]
+    rows = [row[-room:] for row in whole]
+    width = max(map(len, rows))
+    pad = _pad(tokenizer)
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])  # [prompts, time]
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # [prompts, time]
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return inputs, [max(0, len(row) - 1 - room) for row in whole]  # the end-of-text is nobody's words
+
+
+def _read(
+    tokenizer: PreTrainedTokenizerBase, new: list[int], sampling: Sampling, stopped: bool = False
+) -> tuple[str, int, str]:
+    """The text of new tokens, how many they are without padding, and what ended them."""
+    end = tokenizer.eos_token_id
+    length = new.index(end) if end in new else len(new)
+    while length and new[length - 1] == tokenizer.pad_token_id:
+        length -= 1
+    text = str(tokenizer.decode(new[:length], **_DECODING)).rstrip(_UNFINISHED)
+    before = _before_stop(text, sampling.stop)
+    if before != text:
+        return before, length, "stop string"
+    if end in new:
+        return text, length + 1, "eos"
+    return text, length, "stopped" if stopped and length < sampling.max_new_tokens else "length"
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, steps: Iterator[_Step], new: list[int]) -> Iterator[Piece]:
+    """Give each token the text that it adds; ``new`` grows by the tokens read."""
+    shown = ""
+    for step in steps:
+        new.append(step.token_id)
+        text = str(tokenizer.decode(new, **_DECODING)).rstrip(_UNFINISHED)
+        others = tuple(Alternative(_token_text(tokenizer, other), other, odds) for other, odds in step.likeliest)
+        yield Piece(text[len(shown) :], step.token_id, step.probability, others)
+        shown = max(shown, text, key=len)  # byte fallback takes back a character while the next one is unfinished
+
+
+def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    if _UNFINISHED not in text:
+        return text
+    written = str(tokenizer.convert_ids_to_tokens(token_id))
+    if byte := re.fullmatch("<0x(..)>", written):  # byte fallback's way to write a byte
+        return f"\\x{byte[1].lower()}"
+    return "".join(f"\\x{_BYTES[letter]:02x}" if letter in _BYTES else letter for letter in written)
+
+
+# The byte level's: every byte as a printable character.
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+
+def _before_stop(text: str, stop: Sequence[str]) -> str:
+    return text[: min([len(text), *(text.index(word) for word in stop if word in text)])]
+
+
+def _until_stop(pieces: Iterator[Piece], stop: Sequence[str]) -> Iterator[Piece]:
+    """Pass pieces on up to a stop string, holding back those in which one may have begun."""
+    held: list[Piece] = []
+    for piece in pieces:
+        held.append(piece)
+        text = "".join(each.text for each in held)
+        before = len(_before_stop(text, stop))
+        if before < len(text):
+            for each in held:
+                yield replace(each, text=each.text[:before])
+                before = max(0, before - len(each.text))
+            return
+        begun = max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
+        while held and len(text) - len(held[0].text) >= begun:
+            text = text[len(held[0].text) :]
+            yield held.pop(0)
+    yield from held

@@ -1,0 +1,405 @@
+"""Text corpora, by name or by path: train, validation and test splits of one document a row.
+
+A name is looked up in ``data_dir`` (or ``CURVEKIT_DATA``), then in the local cache of the hub, then on the
+hub. What is named explicitly is never replaced: a ``data_dir`` that lacks the corpus is an error, not a download.
+
+A source without splits gets reproducible ones: 90 % train, and of the 10 % held out half is for validation and half
+for the test. Independent documents (articles, stories, lines, rows, files) are divided by the hash of their text: the
+place of a document depends on its own words, so that equal ones stay on one side and, unless a split would be empty,
+further ones move none; a running text is divided from front to back. Where documents were divided here, those that
+train and nearly repeat a held-out one are left out, as ``curvekit.text.duplicates`` says and ``announce`` is told.
+Published
+splits are never changed: their test sets must stay comparable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import logging
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from curvekit.bases import hub
+from curvekit.errors import CurvekitError, pick
+from curvekit.files import read_json, write_json
+from curvekit.text import documents, duplicates, pydocs
+from curvekit.text.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset, suffix
+from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
+from curvekit.text.stories import FORM
+
+CORPORA = {
+    "wikitext-103": "WikiText-103, raw: 28,475 articles for training, 60 for validation, 60 for testing",
+    "wikitext-2": "WikiText-2, raw: 600 articles for training, validation and testing as in WikiText-103",
+    "openwebtext": "the first 100,000 web pages of OpenWebText, streamed from the hub",
+    "shakespeare": "tiny Shakespeare, 1.1 MB",
+    "stories": "short stories from a file stories.txt of your own, one a line; no hub has them",
+    "pydocs": "the documentation of this Python installation, about 2.5 MB, without a network",
+    "pydocs-all": "pydocs and the docstrings of every installed package, tens of MB, without a network",
+}
+SPLITS = ("train", "validation", "test")
+
+_OPENWEBTEXT_DOCUMENTS = 100_000
+_LARGE = 2**20  # characters, from which looking for duplicates takes longer than looking it up
+_HELD_OUT = 0.05  # of the documents, for validation and for the test each
+_FILES = {"shakespeare": "input.txt", "stories": "stories.txt"}  # corpora that may be one file
+_INSTEAD = "give a data_dir that holds it, or take corpus pydocs, which needs no network"
+_SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "val", "dev"), "validation")
+_SPLIT = re.compile(rf"(?:wiki\.)?({'|'.join(_SPLIT_NAMES)})(?:-\d+-of-(\d+))?")
+_log = logging.getLogger(__name__)
+
+
+class _Place(NamedTuple):
+    """Where a corpus lives on the hub: data files only, never a loading script."""
+
+    repository: str
+    folder: str
+    revision: str = "main"
+
+
+_HUB = {
+    "wikitext-103": _Place("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "wikitext-2": _Place("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "shakespeare": _Place("karpathy/tiny_shakespeare", "default", "refs/convert/parquet"),
+}
+
+
+def load_corpus(
+    name_or_path: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    document: str = "auto",
+    announce: Announce = _log.info,
+) -> DatasetDict:
+    """Return the splits ``train``, ``validation`` and ``test`` of a corpus, each with one column ``text``.
+
+    Args:
+        name_or_path: a name of ``CORPORA``; or a .txt, .jsonl, .csv or .parquet file; or a folder with train,
+            validation and test files; or a folder of texts. A folder that bears a corpus's name: ``./name``.
+        data_dir: the corpus's folder, or a folder that holds it as a sub-folder. Default: CURVEKIT_DATA, which is the
+            latter.
+        document: what one document is in the text files of a path: ``auto``, ``article``, ``passage``,
+            ``paragraph``, ``line``, ``file`` or ``story``, as ``curvekit.text.documents`` says. In a folder without
+            splits, ``auto`` takes every text whole, and files of stories story by story.
+        announce: is told in a sentence what was loaded from where, and why not from elsewhere; what was cut from
+            stories; and what was left out as a duplicate.
+
+    Raises:
+        CurvekitError: an unknown name; a missing, empty, binary, cut-off or non-UTF-8 file; no column ``text``;
+            a missing split; fewer than three documents to split; or a hub without an answer in a few seconds.
+    """
+    name = str(name_or_path)
+    pick(document, UNITS, "document unit")
+    folder = Path(data_dir).expanduser() if data_dir else None
+    if folder and not folder.exists():
+        raise CurvekitError(f"there is no data folder {folder}; name an existing one, or leave data_dir out")
+    if name in CORPORA:
+        if document != "auto":
+            raise CurvekitError(f"corpus {name!r} has documents of its own; leave document={document!r} out")
+        corpus, source = _load_named(name, folder, announce)
+    else:
+        path = existing_path(name, data_dir)
+        corpus, source = _load_path(path, document, announce), str(path.resolve())
+    sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
+    announce(f"corpus {name}: {sizes} documents, from {source}")
+    return corpus
+
+
+def corpus_revision(corpus: DatasetDict) -> dict[str, str]:
+    """``text_revision`` of each split."""
+    return {split: text_revision(dataset["text"]) for split, dataset in corpus.items()}
+
+
+def text_revision(texts: Iterable[str]) -> str:
+    """The ``Revision`` of all texts, as 12 hexadecimal digits."""
+    revision = Revision()
+    for text in texts:
+        revision.add(text)
+    return str(revision)
+
+
+class Revision:
+    """A running SHA-256 of texts, each after its length, so that it tells where one ends and the next begins."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, text: str) -> None:
+        encoded = text.encode("utf-8", "surrogatepass")
+        self._digest.update(len(encoded).to_bytes(8, "little"))
+        self._digest.update(encoded)
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:12]
+
+
+def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[DatasetDict, str]:
+    if name.startswith("pydocs"):
+        if data_dir:
+            raise CurvekitError(f"{name} is documentation on this machine; leave data_dir={str(data_dir)!r} out")
+        return _load_pydocs(name, announce), f"Python {platform.python_version()} on this machine"
+    folder, source = _data_folder(name, data_dir, announce), "the data folder"
+    if folder is None and name == "openwebtext":
+        return _load_openwebtext(), "the hub, streamed once and kept in the local cache"
+    if folder is None:
+        folder, source = _hub_folder(name)
+    if name == "shakespeare":
+        return _load_shakespeare(folder, announce), f"{source}, {folder}"
+    if name == "stories" and not _split_files(folder):
+        return _split_text(folder / _FILES[name], "story", announce), f"{source}, {folder}"
+    units = {"wikitext-2": "article", "wikitext-103": "article", "stories": "story"}
+    return _load_splits(folder, units.get(name, "auto"), announce), f"{source}, {folder}"
+
+
+def _environment_folder() -> Path | None:
+    value = os.environ.get("CURVEKIT_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path | None:
+    """The corpus's folder in ``data_dir`` or CURVEKIT_DATA; None where neither names one that holds it."""
+    root = data_dir or _environment_folder()
+    if root is None:
+        return None
+    here = root.resolve().name.removesuffix("-raw-v1")
+    # data_dir is given for this corpus; CURVEKIT_DATA serves all names, and train.txt there does not say whose it is.
+    itself = here == name or (data_dir and here not in CORPORA) or (name in _FILES and (root / _FILES[name]).exists())
+    for folder in (root / name, root / f"{name}-raw-v1", *([root] if itself else [])):
+        if _split_files(folder) or (name in _FILES and (folder / _FILES[name]).exists()):
+            return folder
+    files = _FILES.get(name, "train, valid and test files (.txt, .raw, .parquet)")
+    problem = f"{root} does not hold {name}: expected {files}"
+    if data_dir:
+        problem += f" there or in {root / name}"
+        raise CurvekitError(f"{problem}; name its folder, or leave data_dir out to use the cache or the hub")
+    announce(f"CURVEKIT_DATA={problem} in {root / name}; looking in the local cache and on the hub instead")
+    return None
+
+
+def _hub_folder(name: str) -> tuple[Path, str]:
+    """The corpus's data files in the local cache of the hub, downloaded where they are not there yet."""
+    if name not in _HUB:
+        raise CurvekitError(
+            f"corpus {name} is on no hub; put a file {_FILES[name]}, one story a line in the form {FORM}, into a "
+            "folder and name that as data_dir (public-domain stories are at Standard Ebooks and Project Gutenberg)"
+        )
+    repository, folder, revision = _HUB[name]
+
+    def copy(local: bool) -> Path:
+        asked = partial(snapshot_download, repository, repo_type="dataset", revision=revision)
+        return Path(asked(allow_patterns=f"{folder}/*", local_files_only=local)) / folder
+
+    try:
+        cached = copy(local=True)
+        _require_all(_split_files(cached), cached)
+        return cached, "the local cache of the hub"
+    except (LocalEntryNotFoundError, CurvekitError):
+        pass  # nothing there, or a download that was broken off
+    hub.require(f"corpus {name}", _INSTEAD)
+    try:
+        return copy(local=False), "the hub"
+    except Exception as error:
+        raise CurvekitError(f"cannot fetch corpus {name} from the hub's {repository}: {error}") from error
+
+
+def _load_openwebtext() -> DatasetDict:
+    def texts() -> Iterator[str]:
+        hub.require("corpus openwebtext", _INSTEAD)
+        stream = load_dataset("Skylion007/openwebtext", split="train", streaming=True)
+        for row in itertools.islice(stream, _OPENWEBTEXT_DOCUMENTS):
+            yield row["text"]
+
+    pages = documents.cached(texts, f"openwebtext-{_OPENWEBTEXT_DOCUMENTS}")
+    return _split_by_hash(pages, "openwebtext", held_out=0.005)  # its makers have left near-duplicates out
+
+
+def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
+    # It takes seconds, with every package minutes: read once for each set of versions and each way of reading.
+    everything = name == "pydocs-all"
+    versions = (f"{package.name}=={package.version}" for package in importlib.metadata.distributions())
+    reader = Path(pydocs.__file__).read_text(encoding="utf-8")
+    key = text_revision([sys.version, sys.base_prefix, reader, *(sorted(versions) if everything else ())])
+    texts = partial(pydocs.python_documentation, installed_packages=everything)
+    return _divide(documents.cached(texts, f"{name}-{key}"), "the documentation of this Python", announce)
+
+
+def _load_shakespeare(folder: Path, announce: Announce) -> DatasetDict:
+    if (folder / "input.txt").exists():
+        return _split_text(folder / "input.txt", "passage", announce)
+    parts = _load_splits(folder, "file", announce)  # cut anew, so that both sources give the same splits
+    whole = "".join(text for split in SPLITS for text in parts[split]["text"])
+    return _split_in_order(as_dataset(documents.passages(io.StringIO(whole))), str(folder))
+
+
+def existing_path(name: str, data_dir: str | Path | None = None) -> Path:
+    """The file or folder of this name in ``data_dir``, else here, else in CURVEKIT_DATA.
+
+    Raises:
+        CurvekitError: it is in none of them, or is no kind of file that is read.
+    """
+    given = Path(data_dir).expanduser() if data_dir else None
+    roots = [root for root in (given, Path(), _environment_folder()) if root is not None]
+    for path in (root / Path(name).expanduser() for root in roots if name):
+        if path.is_dir() or (suffix(path) in SUFFIXES and path.exists()):
+            return path
+        if path.exists():
+            raise CurvekitError(f"{path} is none of {', '.join(SUFFIXES)}; convert it, or name a folder")
+    if "/" in name or os.sep in name or name.startswith((".", "~")) or suffix(Path(name)) in SUFFIXES:
+        raise CurvekitError(
+            f"there is no file or folder {name!r}; name an existing one or a corpus ({', '.join(CORPORA)})"
+        )
+    return Path(pick(name, CORPORA, "corpus"))  # raises with the nearest names
+
+
+def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
+    if path.is_dir():
+        if _split_files(path):
+            return _load_splits(path, unit, announce)
+        inside = (file for file in path.rglob("*") if file.is_file())
+        seen = sorted(file for file in inside if "/." not in f"/{file.relative_to(path).as_posix()}")
+        files = [file for file in seen if suffix(file) in SUFFIXES]
+        if not files:
+            raise CurvekitError(f"{path} holds no file of {', '.join(SUFFIXES)}; name a folder that does")
+        if others := [file.name for file in seen if suffix(file) not in SUFFIXES]:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            announce(f"{path}: {len(others):,} files that are none of {', '.join(SUFFIXES)} left out ({shown})")
+        units = [_folder_unit(file) if unit == "auto" else unit for file in files]
+        parts = [documents.read_files([file], each, announce) for file, each in zip(files, units, strict=True)]
+        return _divide(concatenate_datasets(parts), str(path), announce)
+    if suffix(path) in TABLES:
+        return _divide(documents.read_table(path, unit, announce), str(path), announce)
+    return _split_text(path, unit, announce)
+
+
+def _folder_unit(path: Path) -> str:
+    """A text of a folder is one document, but stories are told apart."""
+    if suffix(path) in TABLES:
+        return "auto"
+    return "story" if documents.natural_unit(path) == "story" else "file"
+
+
+def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
+    natural = documents.natural_unit(path) if unit == "auto" else unit
+    rows = documents.read_text(path, natural, announce)
+    if natural == "story" or (natural not in ("passage", "file") and (unit != "auto" or _three_differ(rows["text"]))):
+        return _divide(rows, str(path), announce)
+    if natural != "passage" or rows.num_rows < 3:
+        rows = as_dataset(documents.pieces("".join(documents.read_lines(path))))
+    corpus = _split_in_order(rows, str(path))
+    if unit == "file":
+        return DatasetDict({split: as_dataset(["".join(corpus[split]["text"])]) for split in SPLITS})
+    return corpus
+
+
+def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:
+    splits = _split_files(folder)
+    _require_all(splits, folder)
+    return DatasetDict({split: documents.read_files(splits[split], unit, announce) for split in SPLITS})
+
+
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split: train.txt, wiki.valid.raw, test-00000-of-00001.parquet, train/anything.jsonl."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        named = path.stem if path.parent == folder else path.parent.name
+        if suffix(path) in SUFFIXES and path.is_file() and (match := _SPLIT.fullmatch(named)):
+            found.setdefault(_SPLIT_NAMES[match[1]], []).append(path)
+    return found
+
+
+def _require_all(splits: dict[str, list[Path]], folder: Path) -> None:
+    there = ", ".join(str(path.relative_to(folder)) for files in splits.values() for path in files) or "none"
+    if missing := [split for split in SPLITS if split not in splits]:
+        raise CurvekitError(
+            f"{folder} has no {' and no '.join(missing)} file (split files there: {there}); "
+            "add it, or name one file to have it split"
+        )
+    for split, files in splits.items():
+        shards = [match[2] or "1" for file in files if (match := _SPLIT.fullmatch(file.stem))]
+        if any(int(count) != len(files) for count in shards):
+            raise CurvekitError(f"{folder} should have one {split} file or all its shards; it has {there}")
+
+
+def _divide(rows: Dataset, source: str, announce: Announce) -> DatasetDict:
+    """Splits of independent documents, of which none that trains repeats a held-out one."""
+    corpus = _split_by_hash(rows, source)
+    cleaned, report = remove_duplicates(corpus, _duplicates(corpus))
+    for split in (split for split in SPLITS if not cleaned[split].num_rows):
+        announce(f"{source}: every {split} document repeats a held-out one; they were kept, or there would be none")
+        cleaned[split] = corpus[split]
+        report.removed = [each for each in report.removed if each.split != split]
+    if report.removed:
+        announce(f"{source}: {report}")
+    return cleaned
+
+
+def _duplicates(corpus: DatasetDict) -> DuplicateReport:
+    """What :func:`search_splits` finds; of a large corpus once, and from the cache of ``datasets`` after."""
+    if sum(len(text) for rows in corpus.values() for text in rows["text"]) < _LARGE:
+        return search_splits(corpus)
+    method = Path(duplicates.__file__).read_text(encoding="utf-8")
+    key = text_revision([method, *corpus_revision(corpus).values()])
+    path = Path(datasets.config.HF_DATASETS_CACHE) / f"curvekit-duplicates-{key}.json"
+    with contextlib.suppress(CurvekitError, OSError, TypeError):  # not there yet, not readable, or something else
+        return DuplicateReport([Removed(*row) for row in read_json(path, list)])
+    report = search_splits(corpus)
+    with contextlib.suppress(CurvekitError):  # a cache that cannot be written costs time, nothing else
+        write_json(path, report.removed)
+    return report
+
+
+def _split_by_hash(rows: Dataset, source: str, held_out: float = _HELD_OUT) -> DatasetDict:
+    """Hashes in the lowest ``held_out`` share of all go to validation, in the next to the test, the rest trains.
+
+    Each split has one document at least, however few there are.
+    """
+    hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in rows["text"])
+    places = np.fromiter((int.from_bytes(digest[:8], "big") for digest in hashes), np.uint64, rows.num_rows)
+    distinct = np.unique(places)
+    _require_three(len(distinct), source)
+    first, second = (int((distinct < int(share * 2**64)).sum()) for share in (held_out, 2 * held_out))
+    first = min(max(first, 1), len(distinct) - 2)
+    second = min(max(second, first + 1), len(distinct) - 1)
+    parts = np.searchsorted(distinct[[first, second]], places, side="right")
+    numbers = {"train": 2, "validation": 0, "test": 1}
+    return DatasetDict({split: rows.select(np.flatnonzero(parts == numbers[split])) for split in SPLITS})
+
+
+def _three_differ(texts: Iterable[str]) -> bool:
+    seen: set[str] = set()
+    for text in texts:
+        seen.add(text)
+        if len(seen) == 3:
+            return True
+    return False
+
+
+def _split_in_order(rows: Dataset, source: str) -> DatasetDict:
+    """Validation and test get the same share each from the end of a running text."""
+    _require_three(rows.num_rows, source)
+    held_out = max(1, round(_HELD_OUT * rows.num_rows))
+    ends = (0, rows.num_rows - 2 * held_out, rows.num_rows - held_out, rows.num_rows)
+    return DatasetDict({split: rows.select(range(*ends[i : i + 2])) for i, split in enumerate(SPLITS)})
+
+
+def _require_three(count: int, source: str) -> None:
+    if count < 3:
+        raise CurvekitError(
+            f"{source} has {count} distinct document{'s' * (count != 1)}, and three splits need three or more; "
+            "add text, or give a folder with train, validation and test files"
+        )

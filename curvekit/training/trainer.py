@@ -1,0 +1,493 @@
+"""One run: train a recipe with the Hugging Face Trainer, then score it on held-out text.
+
+A run is two stages with a folder between them. :func:`fit` leaves ``model/``; :func:`evaluate` reads it back and
+leaves ``metrics.json``. Whatever is killed goes on from the last thing that is whole: a checkpoint, the model, or
+the metrics. The Trainer restores weights, optimiser, schedule, data order and dice, so the losses are those of a
+run that nobody disturbed (bit for bit on a CPU; on a GPU as far as its kernels repeat themselves).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_model
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from curvekit.causality import warn_if_leaking
+from curvekit.encoders import quiet
+from curvekit.errors import CurvekitError
+from curvekit.evaluation.metrics import score_documents, text_metrics
+from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
+from curvekit.generation.streams import generate
+from curvekit.modeling import CurveGPT2LMHeadModel, build_model
+from curvekit.text.corpora import corpus_revision, load_corpus
+from curvekit.text.packing import PaddedExamples, pack, pad
+from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
+from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
+from curvekit.training.optimizers import decays, muon
+from curvekit.training.runs import SPLITS, Run, RunConfig, claimed, load_run
+from curvekit.training.tracking import Row, Watcher, watching
+
+__all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
+
+LANGUAGE_METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
+TEXT_METRICS = (
+    *("bleu", "chrf", "rouge1", "rouge2", "rougeL"),
+    *("distinct_1", "distinct_2", "distinct_3", "repetition_4", "self_bleu"),
+)
+
+
+def train(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    progress: str = "auto",
+    on_row: Callable[[Row], None] | None = None,
+) -> Run:
+    """Train and evaluate one run in ``folder``, or go on with the one that is there.
+
+    A finished run returns at once. One that was killed, at whatever step, ends with the same losses as an
+    undisturbed one.
+
+    Args:
+        config: see :class:`RunConfig`.
+        folder: a new or empty folder, or that of the same run. One process at a time.
+        progress: ``bar``, ``lines`` or ``none``; ``auto`` is a bar where someone looks at it, else lines.
+        on_row: called with every new row of the history, for example to plot it.
+
+    Raises:
+        CurvekitError: a bad setting; another run, other files or another process in the folder; a folder that
+            cannot be written, or a full disk; a corpus that changed since; a loss that is not a number.
+    """
+    config.validate()
+    folder = Path(folder)
+    with claimed(config, folder) as run:
+        if run.finished:
+            _clear(folder)  # of what a kill at the very end left
+            return run
+        told: list[str] = []  # while nobody watches yet
+        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        revision = _same_corpus(folder, corpus)
+        checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
+        if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
+            warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
+            shutil.rmtree(folder / "checkpoints")
+            checkpoint = None
+        if not run.trained:
+            rows = _take_back(folder, rows, checkpoint)
+        with watching(config, folder, rows, progress, on_row) as watchers, quiet():
+            shown = progress != "none"
+            for text in told:
+                _tell(watchers, text, lasting=True)
+            if not run.trained:
+                fit(config, run, corpus, checkpoint, watchers, shown)
+            evaluate(config, run, corpus, revision, watchers, shown)
+    return run
+
+
+def fit(
+    config: RunConfig,
+    run: Run,
+    corpus: DatasetDict,
+    checkpoint: Path | None = None,
+    watchers: Sequence[Watcher] = (),
+    progress: bool = False,
+) -> None:
+    """Train from the base, or on from a checkpoint; write the rows of ``history.jsonl``, then ``model/``.
+
+    With patience the weights kept are those of the lowest validation loss, else the last ones.
+    """
+    tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
+    dropout = {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0}
+    model = build_model(
+        config.recipe,
+        config.base,
+        tokenizer,
+        encoder=config.encoder,
+        seed=config.seed,
+        scratch=config.scratch,
+        freeze=config.freeze,
+        **dropout | config.overrides(),
+    )
+    _check_room(config, model)
+    warn_if_leaking(model)
+    held_out = _held_out(config, corpus, "validation", tokenizer)
+    laid_out = pad if config.examples == "padded" else pack
+    blocks, validation = (
+        laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
+        for split, texts, cutter in (
+            ("train", *_training_text(config, corpus["train"], tokenizer)),
+            ("validation", held_out, tokenizer),
+        )
+    )
+    if isinstance(blocks, PaddedExamples):
+        _tell(watchers, f"{blocks}", lasting=True)
+    callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
+    if config.patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
+    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
+    own = muon(model, arguments.learning_rate, config.weight_decay) if config.optimizer == "muon" else None
+    trainer = _Trainer(
+        model,
+        arguments,
+        optimizers=(own, None),  # None: the Trainer's AdamW, and its schedule
+        train_dataset=blocks,
+        eval_dataset=validation,
+        callbacks=callbacks,
+        compute_metrics=_over_tokens,
+        preprocess_logits_for_metrics=_hits,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is None or not is_last(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model.config.use_cache = cached
+    kept = _of_training(config, run.history)["kept_step"]
+    load_model(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
+    _save_model(model, tokenizer, run.folder / "model")
+
+
+def evaluate(
+    config: RunConfig,
+    run: Run,
+    corpus: DatasetDict,
+    revision: dict[str, str],
+    watchers: Sequence[Watcher] = (),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Score the held-out splits, continue held-out beginnings, and write ``metrics.json``, the last file of a run.
+
+    The figures of the test split stand at the top, those of the validation split under ``validation``.
+    ``tokens_per_second`` and ``train_seconds`` count training steps alone. ``best_step`` had the lowest validation
+    loss, ``kept_step`` are the weights that are scored.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = run.model()
+    model.to(device)
+    tokenizer: Any = run.tokenizer()
+    figures: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        _tell(watchers, f"scoring the {split} documents")
+        score = score_documents(
+            model,
+            tokenizer,
+            _held_out(config, corpus, split, tokenizer),
+            context=config.window,
+            stride=config.stride,
+            keep_tokens=config.keep_tokens,
+            progress=progress,
+            signature={
+                "model": Path(config.base).name,
+                "corpus": Path(config.corpus).name,
+                "revision": revision[split],
+                "split": split,
+            },
+        ).to_dict()
+        write_json(run.folder / f"scores-{split}.json", score)
+        figures[split] = {name: score[name] for name in (*LANGUAGE_METRICS, "leaks", "signature")}
+
+    _tell(watchers, "writing samples")
+    samples = _samples(config, model, tokenizer, corpus["test"]["text"])
+    write_jsonl(run.folder / "samples.jsonl", samples)
+    texts: dict[str, Any] = dict.fromkeys(TEXT_METRICS)
+    if samples:
+        texts = text_metrics(
+            [row["continuation"] for row in samples],
+            [row["reference"] for row in samples],
+            length=max(1, config.sample_tokens // 3),  # words; the same for every recipe, or diversity compares nothing
+        )
+
+    metrics = (
+        {"recipe": config.recipe, "seed": config.seed, "fingerprint": config.fingerprint()}
+        | figures["test"]
+        | texts
+        | _of_training(config, run.history)
+        | {
+            "parameters": model.num_parameters(),
+            "trainable_parameters": model.num_parameters(only_trainable=True),
+            "base_is_random": model.config.base_is_random,
+            "precision": precision(config),
+            "validation": figures["validation"],
+        }
+    )
+    for watcher in watchers:
+        watcher.finish(metrics, samples)
+    write_json(run.folder / "metrics.json", metrics)
+    _clear(run.folder)
+    return metrics
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is needed only to go on, and is several times as large as the model."""
+    for scaffold in ("checkpoints", "tokens"):
+        shutil.rmtree(folder / scaffold, ignore_errors=True)
+
+
+class _Trainer(SafeTrainer):
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Matrices only: no bias, norm, gate, sink or curve's weight is pulled towards zero."""
+        matrices = {name for name, parameter in model.named_parameters() if decays(name, parameter)}
+        return [name for name in super().get_decay_parameter_names(model) if name in matrices]
+
+
+class _History(TrainerCallback):
+    """Writes the rows of ``history.jsonl`` and tells the watchers; its clock runs only while a step is computed."""
+
+    def __init__(self, path: Path, watchers: Sequence[Watcher]) -> None:
+        self.path, self.watchers = path, watchers
+        self.seconds = max((row["seconds"] for row in read_jsonl(path) if "seconds" in row), default=0.0)
+        self.began = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps  # a checkpoint brings the interval of its own time
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        state.log_history.clear()  # the rows are in the file; every checkpoint would write them all again
+        row: Row = {"step": state.global_step}
+        if "loss" in logs:
+            self.seconds += time.perf_counter() - self.began
+            row |= {
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": finite(logs.get("grad_norm")),
+                "tokens": state.num_input_tokens_seen,
+                "seconds": round(self.seconds, 4),
+            }
+        elif "eval_loss" in logs:
+            row |= {
+                "validation_loss": logs["eval_loss"],
+                "validation_perplexity": math.exp(min(logs["eval_loss"], 700.0)),
+                "validation_accuracy": logs["eval_accuracy"],
+            }
+        else:
+            return
+        loss = row.get("loss", row.get("validation_loss"))
+        if finite(loss) is None:
+            raise CurvekitError(
+                f"the loss is {loss} at step {state.global_step}: training has come apart; "
+                "lower learning_rate, lengthen warmup, or use precision 'float32'"
+            )
+        append_jsonl(self.path, row)
+        for watcher in self.watchers:
+            watcher.row(row)
+
+
+def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: bool) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    numbers = precision(config)
+    rate = config.learning_rate
+    arguments = TrainingArguments(
+        use_cpu=numbers == "bf16" and not cuda,
+        output_dir=str(folder.resolve() / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=(1e-3 if base_is_random or config.base == "mini" else 1e-4) if rate is None else rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(config.warmup * config.steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        bf16=numbers == "bf16",
+        fp16=numbers == "fp16",
+        activation_checkpointing=config.gradient_checkpointing,
+        torch_compile=config.compile,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would put another number in the place of a NaN
+        include_num_input_tokens_seen="all" if config.examples == "packed" else "non_padding",
+        include_for_metrics=["loss"],
+        eval_on_start=fresh and not base_is_random,  # what fine-tuning gains is seen from here
+        eval_strategy="steps",
+        eval_steps=config.eval_every,
+        save_steps=config.eval_every if config.patience else config.save_every,
+        save_total_limit=config.keep_checkpoints,
+        load_best_model_at_end=config.patience > 0,
+        metric_for_best_model="eval_loss" if config.patience else None,
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,  # else patience is counted anew after a resume
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # on several the Trainer would multiply the batch by their number
+    return arguments
+
+
+def precision(config: RunConfig) -> str:
+    """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
+    cuda = torch.cuda.is_available()
+    if config.precision == "fp16" and not cuda:
+        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
+    if config.precision != "auto":
+        return config.precision
+    if cuda:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    here = torch.cpu.get_capabilities()
+    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
+
+
+def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
+    """Loss and accuracy a scored token.
+
+    ``losses`` has each batch's mean over its tokens once for every example. Averaged as they are, which is what the
+    Trainer does by itself, a batch of short documents would weigh as much as one of long ones.
+    """
+    scored = np.asarray(predicted.label_ids)[:, 1:] != -100  # [examples, block - 1]
+    losses = np.asarray(predicted.losses, np.float64)[: len(scored)]
+    hits = np.asarray(predicted.predictions)[scored]
+    return {"loss": float((losses * scored.sum(1)).sum() / scored.sum()), "accuracy": float(hits.mean())}
+
+
+def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Whether each next token was ranked first: booleans [batch, block - 1]."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits[:, :-1].argmax(-1) == labels[:, 1:]
+
+
+def _check_room(config: RunConfig, model: CurveGPT2LMHeadModel) -> None:
+    positions = model.config.max_context
+    wanted = {"block_size": config.block_size, "context_eval": config.context_eval or 1}
+    if config.sample_prompts:
+        wanted["sample_tokens"] = config.sample_tokens + 1
+    for name, tokens in wanted.items():
+        if tokens > positions:
+            raise CurvekitError(
+                f"{name} is {getattr(config, name)}, longer than the {positions} positions of the base "
+                f"{config.base!r}; give at most {positions - (name == 'sample_tokens')}"
+            )
+
+
+def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
+    """Note which texts the run began with; refuse to go on with others."""
+    revision, path = corpus_revision(corpus), folder / "corpus.json"
+    if path.exists() and (before := read_json(path)) != revision:
+        changed = [split for split in revision if before.get(split) != revision[split]]
+        raise CurvekitError(
+            f"the corpus has changed since the run in {folder} began (its {', '.join(changed)} texts); "
+            "restore it or choose another folder"
+        )
+    write_json(path, revision)
+    return revision
+
+
+def _take_back(folder: Path, rows: Sequence[Row], checkpoint: Path | None) -> list[Row]:
+    """Take back the rows after the checkpoint: they will be computed, and written, again."""
+    last = step_of(checkpoint) if checkpoint else -1
+    rows = [row for row in rows if row["step"] <= last]
+    write_jsonl(folder / "history.jsonl", rows)
+    return rows
+
+
+def _save_model(model: CurveGPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write ``model/`` whole or not at all."""
+    half = folder.with_name(".model")
+    shutil.rmtree(half, ignore_errors=True)
+    with writing(half):
+        model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        half.rename(folder)
+
+
+def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Any]:
+    """The training text and what cuts it; with dropout, as many passes over it as the steps take, each cut anew.
+
+    All passes lie in one stream, whose blocks are shuffled together. It follows from the texts and the seed, so a
+    run goes on with the same cuts.
+    """
+    if config.tokenizer != "bpe-dropout":
+        return texts, tokenizer
+    wanted, once = config.steps * config.accumulate * config.batch_size, len(texts)
+    if config.examples == "packed":
+        once = len(pack(texts, tokenizer, config.block_size, progress=False))  # with dropout it is some more
+    return texts.repeat(math.ceil(wanted / once)), DropoutTokenizer(tokenizer, seed=config.seed)
+
+
+def _held_out(config: RunConfig, corpus: DatasetDict, split: str, tokenizer: Any) -> list[str]:
+    """The first documents of a split; to validate, as many more as one block needs, if they are very short."""
+    texts = corpus[split]["text"]
+    if split == "test":
+        return list(texts[: config.eval_documents])
+    taken, tokens = list(texts[: config.validation_documents]), 0
+    for number, text in enumerate(texts):
+        if tokens >= config.block_size or config.examples == "padded":
+            break
+        tokens += len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if number >= len(taken):
+            taken.append(text)
+    return taken
+
+
+def _samples(
+    config: RunConfig, model: CurveGPT2LMHeadModel, tokenizer: Any, texts: Sequence[str]
+) -> list[dict[str, str]]:
+    """Continue the beginnings of the first documents that are long enough, or else of the longest.
+
+    A document shorter than a beginning and its continuation is cut in the middle.
+    """
+    if not config.sample_prompts:
+        return []
+    whole = config.prompt_tokens + config.sample_tokens
+    ids = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:whole] for text in texts]
+    longest = sorted(range(len(ids)), key=lambda i: -len(ids[i]))[: config.sample_prompts]
+    rows = []
+    for document in (ids[i] for i in sorted(longest) if len(ids[i]) > 1):
+        cut = min(config.prompt_tokens, len(document) // 2)
+        rows.append((tokenizer.decode(document[:cut]), tokenizer.decode(document[cut:])))
+    continuations = generate(
+        model,
+        tokenizer,
+        [prompt for prompt, _ in rows],
+        max_new_tokens=config.sample_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+    )
+    return [
+        {"prompt": prompt, "continuation": text, "reference": reference}
+        for (prompt, reference), text in zip(rows, continuations, strict=True)
+    ]
+
+
+def _of_training(config: RunConfig, history: Sequence[Row]) -> dict[str, Any]:
+    """What the rows of the history say of the whole run."""
+    steps = [row for row in history if "loss" in row]
+    validations = [row for row in history if "validation_loss" in row and row["step"]]  # not the base's own
+    best = min(validations, key=lambda row: row["validation_loss"])["step"]
+    first, last = steps[0], steps[-1]
+    # The first step warms up (kernels, compilation) and is left out of the rate.
+    tokens, seconds = last["tokens"] - first["tokens"], last["seconds"] - first["seconds"]
+    return {
+        "steps": last["step"],
+        "best_step": best,
+        "kept_step": best if config.patience else last["step"],
+        "train_tokens": last["tokens"],
+        "train_seconds": last["seconds"],
+        "tokens_per_second": tokens / seconds if seconds > 0 else last["tokens"] / max(last["seconds"], 1e-9),
+    }
+
+
+def _tell(watchers: Sequence[Watcher], text: str, lasting: bool = False) -> None:
+    for watcher in watchers:
+        watcher.say(text, lasting)

@@ -1,0 +1,68 @@
+"""Muon beside AdamW: every parameter has one of them, a schedule reaches both, and a run goes on where it was."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from curvekit.errors import CurvekitError
+from curvekit.training.optimizers import muon
+from curvekit.training.runs import RunConfig
+from curvekit.training.trainer import train
+
+
+@pytest.fixture
+def config(tiny_base, tiny_corpus) -> RunConfig:
+    return RunConfig(
+        recipe="gpt2", base=str(tiny_base), corpus=str(tiny_corpus), scratch=True, optimizer="muon", block_size=32,
+        batch_size=4, steps=12, learning_rate=1e-2, precision="float32", eval_every=6, save_every=3, sample_prompts=0,
+    )  # fmt: skip
+
+
+def test_each_parameter_is_stepped_by_one_of_the_two(make):
+    model = make("curve")
+    optimizer = muon(model, 0.01, 0.1)
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(stepped) == len(trained) and set(map(id, stepped)) == set(map(id, trained))
+    assert all(p.ndim >= 2 for group in optimizer.param_groups if group["weight_decay"] for p in group["params"])
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    blocks = {names[id(parameter)] for parameter in optimizer.parts[0].param_groups[0]["params"]}
+    assert len(blocks) == 4 * model.config.n_layer and all(".h." in name for name in blocks)
+
+
+def test_muons_steps_have_singular_values_of_one_length(make):
+    model = make("gpt2")
+    optimizer = muon(model, 0.01, 0.0)
+    matrix = model.transformer.h[0].mlp.c_fc.weight
+    before = matrix.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    lengths = torch.linalg.svdvals(before - matrix.detach()) / (0.01 * 0.2 * max(matrix.shape) ** 0.5)
+    assert lengths.min() > 0.6 and lengths.max() < 1.3  # Newton-Schulz stops where they are near one
+
+
+def test_a_schedule_reaches_both(make):
+    optimizer = muon(make("gpt2"), 0.01, 0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    assert {group["lr"] for part in optimizer.parts for group in part.param_groups} == {0.005}
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = 0.1
+    assert all(part.param_groups[end]["lr"] == 0.1 for part, end in zip(optimizer.parts, (0, -1), strict=True))
+    assert schedule.get_last_lr() == [0.005] * 3
+
+
+def test_a_run_goes_on_with_the_losses_of_an_undisturbed_one(config, tmp_path, interrupted):
+    whole = train(config, tmp_path / "whole", progress="none")
+    resumed = train(config, interrupted(config, tmp_path / "killed", step=8), progress="none")
+    losses, again = ([row.get("loss", row.get("validation_loss")) for row in run.history] for run in (whole, resumed))
+    assert losses == again
+    assert losses[-1] < losses[0]
+    other = train(dataclasses.replace(config, optimizer="adamw"), tmp_path / "adamw", progress="none")
+    assert [row["loss"] for row in other.history if "loss" in row] != [r["loss"] for r in whole.history if "loss" in r]
+
+
+def test_frozen_blocks_have_nothing_to_step(config, tmp_path):
+    with pytest.raises(CurvekitError, match="all of them are frozen; use optimizer 'adamw'"):
+        train(dataclasses.replace(config, scratch=False, freeze="all_but_head"), tmp_path / "run", progress="none")
