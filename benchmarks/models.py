@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.harness import Settings
-from curvekit.encoders import load_bert
+from curvekit.bases.berts import load_bert
 from curvekit.modeling import MINI, RECIPES, CurveGPT2Config, CurveGPT2LMHeadModel
 
 SHAPES: dict[str, dict[str, Any]] = {

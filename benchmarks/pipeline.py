@@ -18,8 +18,8 @@ from benchmarks.harness import Case, Goal, Settings, same
 from benchmarks.models import SHAPES, pair
 from benchmarks.texts import beginning, corpus, tokenizer
 from benchmarks.training import stepper
+from curvekit.bases.berts import load_bert
 from curvekit.curves import bernstein_weights, curve, sinusoidal_positions
-from curvekit.encoders import load_bert
 from curvekit.normalisers import softemax
 from curvekit.text.packing import pack
 

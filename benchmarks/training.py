@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from benchmarks.harness import Case, Goal, Settings, same
 from benchmarks.models import SHAPES, as_softmax, forward_flops, pair
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import precision
 
 # recipe -> what is changed in it, and the goal

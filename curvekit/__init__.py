@@ -26,7 +26,7 @@ _HOMES = {
     "pack": "text.packing",
     "score_documents": "evaluation.metrics",
     "text_metrics": "evaluation.metrics",
-    "RunConfig": "training.runs",
+    "RunConfig": "training.settings",
     "train": "training.trainer",
     "load_run": "training.runs",
     "paired_bootstrap": "evaluation.significance",

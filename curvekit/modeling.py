@@ -33,10 +33,12 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from curvekit.attention import implementation
 from curvekit.bases import hub
+from curvekit.bases.berts import load_encoder
 from curvekit.caches import GrowingLayer, grow
 from curvekit.curves import CurveEmbedding, check_curve, control_points, reach, sinusoidal_positions
-from curvekit.encoders import CONTEXTS, ContextEncoder, load_encoder, quiet
+from curvekit.encoders import CONTEXTS, ContextEncoder
 from curvekit.errors import CurvekitError, first_line, pick, require_type
+from curvekit.modes import quiet
 from curvekit.normalisers import LOG_C, MEMBERS
 from curvekit.text.tokenization import base_tokenizer
 
@@ -417,7 +419,7 @@ class CurveGPT2LMHeadModel(GPT2LMHeadModel):
         Args:
             base: ``mini``, a hub name such as ``gpt2``, or a folder with a GPT-2.
             tokenizer: the base's own, loaded when it is None; from scratch any.
-            encoder: see :func:`curvekit.encoders.locate_encoder`; used with ``source="encoder"``.
+            encoder: see :func:`curvekit.bases.berts.locate_encoder`; used with ``source="encoder"``.
             seed: of every weight that the base does not bring.
             scratch: take the base's shape and none of its weights; the vocabulary is the tokeniser's.
             settings: fields of :class:`CurveGPT2Config`, such as ``context``, ``attention``, ``degree``; from

@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""What holds for a while: a model in evaluation mode, transformers without its own bars and log lines."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own bars and log lines."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -237,7 +237,7 @@ def test_a_saved_model_reloads_by_itself(make, recipe, tmp_path, monkeypatch):
     model = make(recipe)
     model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin")) and (tmp_path / "model.safetensors").exists()
-    monkeypatch.setattr("curvekit.encoders.locate_encoder", None)  # the encoder's own checkpoint is not needed
+    monkeypatch.setattr("curvekit.bases.berts.locate_encoder", None)  # the encoder's own checkpoint is not needed
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(model))
     assert again.config.recipe == recipe and again.config.leaks == model.config.leaks

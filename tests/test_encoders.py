@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from curvekit.encoders import ContextEncoder, bridge, bridged_table, load_bert, load_encoder
+from curvekit.bases.berts import load_bert, load_encoder
+from curvekit.encoders import ContextEncoder, bridge, bridged_table
 from curvekit.errors import CurvekitError
 from curvekit.modeling import _plain
 from curvekit.text.tokenization import train_bpe

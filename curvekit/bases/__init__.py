@@ -3,6 +3,10 @@
 from curvekit.lazy import public
 
 _HOMES = {
+    "open_model": "opening",
+    "base_tokenizer": "opening",
+    "load_bert": "berts",
+    "load_encoder": "berts",
     "unreachable": "hub",
     "located": "hub",
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import time
 from pathlib import Path
 
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, pick
 
+BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 SHIPPED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}  # a base's name -> its folder in the package
 SECONDS = 3.0
 MINUTE = 60.0
@@ -86,3 +88,16 @@ def cached(repository: str, filename: str = "config.json") -> bool:
 def local_only(name: str) -> bool:
     """Whether a folder or a cached repository must be read without asking the hub for a newer one."""
     return Path(name).is_dir() or unreachable() is not None
+
+
+def pick_base(name: str) -> None:
+    """A known name, a folder on this disk, or a hub name ``owner/name`` pass; a misspelt name does not.
+
+    Raises:
+        CurvekitError: it is none of them, with the nearest known names.
+    """
+    if name in BASES or Path(name).exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return
+    if name.startswith((".", "/")):
+        raise CurvekitError(f"there is no {name}; give an existing base, or one of: {', '.join(BASES)}")
+    pick(name, BASES, "base")

@@ -26,11 +26,13 @@ from types import MappingProxyType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from curvekit import __version__
+from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError, pick
 from curvekit.experiments.results import INTERVAL, cells, markdown_table
 from curvekit.files import read_json, write_text
 from curvekit.generation import console
-from curvekit.training.runs import MAIN_RECIPES, PRETRAINING, SPLITS, RunConfig, load_run, open_model
+from curvekit.training.runs import load_run
+from curvekit.training.settings import MAIN_RECIPES, PRETRAINING, SPLITS, RunConfig
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
 BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"

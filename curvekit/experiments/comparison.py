@@ -20,7 +20,8 @@ from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
 from curvekit.experiments import results
 from curvekit.files import finite, read_json, write_json, write_text
-from curvekit.training.runs import Run, RunConfig, load_run
+from curvekit.training.runs import Run, load_run
+from curvekit.training.settings import RunConfig
 
 __all__ = [
     "Comparison", "PairedDifference", "compare", "holm", "load_comparison", "paired_bootstrap", "run_experiment",
@@ -208,7 +209,7 @@ def run_experiment(
             them or that leaks, a setting that cannot be used, or a run folder of another configuration; before
             anything is trained.
     """
-    from curvekit.encoders import locate_encoder
+    from curvekit.bases.berts import locate_encoder
     from curvekit.modeling import CurveGPT2Config, recipe_settings
     from curvekit.training.trainer import train
 

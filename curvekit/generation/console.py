@@ -15,9 +15,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError, pick
 from curvekit.generation.sampling import Sampling, row_seed
-from curvekit.training.runs import open_model
 
 if TYPE_CHECKING:
     from curvekit.generation.streams import Completion

@@ -38,7 +38,7 @@ from curvekit.experiments.comparison import Comparison, is_finished, load_compar
 from curvekit.files import write_json, write_text
 from curvekit.reports.markup import headline
 from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
-from curvekit.training.runs import MAIN_RECIPES, RunConfig
+from curvekit.training.settings import MAIN_RECIPES, RunConfig
 
 NOTEBOOKS = Path(curvekit.__file__).parents[1] / "notebooks"
 PACKAGES = ("curvekit", "torch", "transformers", "tokenizers", "datasets", "numpy", "matplotlib", "sacrebleu")

@@ -32,7 +32,7 @@ import curvekit
 from curvekit.figures.drawing import INK
 from curvekit.experiments.comparison import Comparison
 from curvekit.reports.markup import contrasts, headline, marked, results
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 
 WHAT = {
     "gpt2": "GPT-2, unchanged",

@@ -16,10 +16,10 @@ from itertools import pairwise
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from curvekit.bases import hub
-from curvekit.errors import CurvekitError, first_line, pick
+from curvekit.bases.opening import base_tokenizer
+from curvekit.errors import CurvekitError, pick
 
 KINDS = ("base", "characters", "bpe", "bpe-dropout")
 END_OF_TEXT = "<|endoftext|>"
@@ -231,27 +231,3 @@ def start_token(tokenizer: Any) -> int:
     if token is None:
         raise CurvekitError("the tokeniser has no end-of-text token to put before documents; set its eos_token")
     return token
-
-
-def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
-    """The tokeniser that a base brings: ``mini``, a folder, or a hub model.
-
-    Raises:
-        CurvekitError: the base has no tokeniser here and the hub cannot be reached.
-    """
-    where = hub.located(base)
-    hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where,
-            clean_up_tokenization_spaces=False,
-            local_files_only=hub.local_only(where),
-            trust_remote_code=False,
-        )
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CurvekitError(f"the base {base!r} has no readable tokeniser ({first_line(error)})") from error
-    if tokenizer.eos_token is None:
-        raise CurvekitError(f"the tokeniser of {base!r} has no end-of-text token; curvekit puts one before a document")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

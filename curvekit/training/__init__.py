@@ -3,10 +3,9 @@
 from curvekit.lazy import public
 
 _HOMES = {
-    "RunConfig": "runs",
+    "RunConfig": "settings",
     "Run": "runs",
     "load_run": "runs",
-    "open_model": "runs",
     "train": "trainer",
     "fit": "trainer",
     "evaluate": "trainer",

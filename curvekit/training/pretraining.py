@@ -25,7 +25,8 @@ from curvekit.text.documents import read_lines
 from curvekit.text.duplicates import find_duplicates
 from curvekit.text.tokenization import MINI_VOCABULARY, train_bpe
 from curvekit.text.typography import plain
-from curvekit.training.runs import PRETRAINING, Run, RunConfig
+from curvekit.training.runs import Run
+from curvekit.training.settings import PRETRAINING, RunConfig
 from curvekit.training.trainer import train
 
 UNKNOWN = (" <unk>", "<unk>")  # of WikiText-2: entries of their own, learned where they stand, never generated
@@ -51,7 +52,7 @@ def pretrain(
         name: of this run, beside others with other settings.
         vocabulary: entries of the byte-level BPE.
         announce: is told what is being done.
-        settings: fields of :class:`RunConfig` over :data:`curvekit.training.runs.PRETRAINING`; ``model`` may hold
+        settings: fields of :class:`RunConfig` over :data:`curvekit.training.settings.PRETRAINING`; ``model`` may hold
             ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``. ``base`` and ``corpus`` are those made here.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any
 
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, write_json
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 
 Row = dict[str, Any]
 DISPLAYS = ("auto", "bar", "lines", "none")

@@ -30,18 +30,19 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from curvekit.causality import warn_if_leaking
-from curvekit.encoders import quiet
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
+from curvekit.modes import quiet
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
 from curvekit.training.optimizers import decays, muon
-from curvekit.training.runs import SPLITS, Run, RunConfig, claimed, load_run
+from curvekit.training.runs import Run, claimed, load_run
+from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]

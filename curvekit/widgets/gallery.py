@@ -39,8 +39,10 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit import figures
+from curvekit.bases.berts import load_bert
+from curvekit.bases.opening import open_model
 from curvekit.curves import bernstein_weights, bspline_weights, curve
-from curvekit.encoders import CONTEXTS, ContextEncoder, load_bert
+from curvekit.encoders import CONTEXTS, ContextEncoder
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.inspection import Attention, attention_of, sink_shares
 from curvekit.figures.drawing import Picture, colour, render
@@ -51,7 +53,6 @@ from curvekit.modeling import RECIPES
 from curvekit.normalisers import VARIANTS
 from curvekit.preferences.ratings import ANSWERS, QUESTIONS, Pair, append_rating, pairs, read_ratings, win_rates
 from curvekit.reports.markup import table, texts
-from curvekit.training.runs import open_model
 from curvekit.widgets.panels import Panel, Sample, Stop, follow
 
 Voices = Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -85,7 +86,7 @@ def load_voices(models: Sequence[str]) -> Voices:
     """Models and their tokenisers, by short names.
 
     Args:
-        models: as :func:`curvekit.training.runs.open_model` takes them: bases, folders of models, folders of runs; or
+        models: as :func:`curvekit.bases.opening.open_model` takes them: bases, folders of models, folders of runs; or
             ``base:recipe``, such as ``mini:softemax``, a base whose weights are put into a recipe without training.
 
     Raises:
@@ -365,7 +366,7 @@ class CurveExplorer(Panel):
 
     Args:
         sentence: to begin with.
-        encoder: the BERT whose states the curve runs through; see :func:`curvekit.encoders.locate_encoder`.
+        encoder: the BERT whose states the curve runs through; see :func:`curvekit.bases.berts.locate_encoder`.
         degree, place, context, family: of the curve to begin with; ``family`` is ``Bézier`` or ``B-spline``.
         most: words that are drawn at most.
     """

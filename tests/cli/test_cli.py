@@ -19,7 +19,8 @@ import pytest
 
 import curvekit
 from curvekit.cli.commands import MAIN_RECIPES, RESULTS_BEGIN, RESULTS_END, _config, main, parser
-from curvekit.training.runs import RunConfig, load_run
+from curvekit.training.runs import load_run
+from curvekit.training.settings import RunConfig
 
 SHORT = ("--block-size", "32", "--batch-size", "2", "--eval-every", "2", "--save-every", "2", "--sample-prompts", "2",
          "--prompt-tokens", "4", "--sample-tokens", "4", "--keep-tokens", "1", "--precision", "float32")  # fmt: skip

@@ -18,7 +18,8 @@ from curvekit.evaluation.metrics import LanguageModelScore, score_documents
 from curvekit.experiments.comparison import compare, holm, load_comparison, paired_bootstrap, run_experiment
 from curvekit.experiments.results import latex, markdown_table
 from curvekit.files import read_json, write_json
-from curvekit.training.runs import RunConfig, load_run
+from curvekit.training.runs import load_run
+from curvekit.training.settings import RunConfig
 
 TOKENS = np.random.default_rng(0).integers(100, 1000, 60)
 SIGNATURE = {

@@ -16,10 +16,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from curvekit.bases.opening import open_model
 from curvekit.cli import main
 from curvekit.generation import console
 from curvekit.generation.streams import generate
-from curvekit.training.runs import open_model
 
 ENDLESS = 6000
 

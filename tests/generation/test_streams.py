@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.generation.streams import Piece, _spelled, _Step, _until_stop, complete, generate, stream
 from curvekit.modeling import build_model
 from curvekit.text.tokenization import train_characters
-from curvekit.training.runs import open_model
 
 PROMPTS = ["The river", "She read the letter twice before she put", "", "A bank is also the side of a river."]
 

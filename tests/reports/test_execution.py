@@ -19,7 +19,7 @@ from curvekit.files import append_jsonl, write_json
 from curvekit.reports.markup import conclusion, headline, marked, table, texts
 from curvekit.reports.pages import Chapter, changed, duration, formula, index_page, markdown, notebook_page
 from curvekit.reports.execution import _command, execute, plan_parameters, report
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 
 EVIL = "<script>alert('x')</script>"
 

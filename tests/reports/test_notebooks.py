@@ -15,7 +15,8 @@ import pytest
 
 from curvekit.reports.markup import headline
 from curvekit.reports.execution import NOTEBOOKS, report
-from curvekit.training.runs import RunConfig, load_run
+from curvekit.training.settings import RunConfig
+from curvekit.training.runs import load_run
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 RECIPES = ["gpt2", "curve", "curve+softemax", "published", "encoder"]

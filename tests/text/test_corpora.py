@@ -25,7 +25,7 @@ from curvekit.files import write_jsonl
 from curvekit.text import corpora, documents, pydocs
 from curvekit.text.corpora import CORPORA, SPLITS, corpus_revision, load_corpus, text_revision
 from curvekit.text.stories import StoryReport, parse_story, read_stories
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 
 ARTICLES = [
     " = Curve = \n \n A curve is a line , not always straight . \n \n = = In words = = \n \n It bends = 1 . \n",

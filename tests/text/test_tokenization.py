@@ -26,7 +26,7 @@ from curvekit.text.tokenization import (
     train_characters,
 )
 from curvekit.training import trainer as training
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import load_run, train
 
 LEARNED = [kind for kind in KINDS if kind != "base"]

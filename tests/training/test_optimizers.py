@@ -7,7 +7,7 @@ import torch
 
 from curvekit.errors import CurvekitError
 from curvekit.training.optimizers import muon
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
 

@@ -10,7 +10,7 @@ import torch
 from curvekit.errors import CurvekitError
 from curvekit.modeling import CurveGPT2Config, build_model
 from curvekit.training import trainer as training
-from curvekit.training.runs import RunConfig
+from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
 EMBEDDINGS = {"transformer.wte.weight", "transformer.wpe.weight"}

@@ -1,0 +1,284 @@
+"""A run's settings: one dataclass, whose fields are the flags, the notebooks' parameters and ``config.json`` alike.
+
+No model is loaded here, so the command line and the notebooks read their settings from this file at no cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from curvekit.errors import CurvekitError, pick, require_type
+
+SPLITS = ("validation", "test")
+MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
+PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 20 million tokens
+    "recipe": "gpt2",
+    "scratch": True,
+    "block_size": 512,
+    "batch_size": 4,
+    "steps": 16_000,
+    "learning_rate": 2e-3,
+    "optimizer": "muon",
+    "warmup": 0.02,
+    "compile": True,
+    "eval_every": 500,
+    "save_every": 250,
+    "validation_documents": 24,
+    "eval_documents": 48,
+    "sample_tokens": 120,
+    "temperature": 0.8,
+}
+
+
+def _notes(
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    result: bool = True,
+) -> dict[str, Any]:
+    """What the command line's help, the notebooks and ``validate`` say of a setting.
+
+    ``result`` is False for one that changes no figure of the run: a run may go on with another value.
+    """
+    return {"help": help, "choices": choices, "least": least, "most": most, "result": result}
+
+
+def _setting(default: Any, help: str, **notes: Any) -> Any:
+    return field(default=default, metadata=_notes(help, **notes))
+
+
+@dataclass
+class RunConfig:
+    """Every setting of a run. The defaults are the recommended values.
+
+    The command line's flags, a notebook's parameters and ``config.json`` have these names. The ``metadata``
+    of ``fields(RunConfig)`` tell of each its ``help``, ``choices``, ``least``, ``most``, and as ``result``
+    whether it changes the run's figures.
+    """
+
+    recipe: str = _setting("curve+softemax", "model variant: gpt2, curve, softemax, curve+softemax, ...")
+    base: str = _setting("mini", "GPT-2 checkpoint to fine-tune: mini, gpt2, gpt2-medium, ..., or a folder")
+    corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
+    data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
+    tokenizer: str = _setting(
+        "base",
+        "base: the base's own; the others are learned from the corpus, which needs scratch",
+        choices=("base", "characters", "bpe", "bpe-dropout"),
+    )
+    vocabulary: int = _setting(8192, "entries of a learned bpe", least=257)
+    encoder: str = _setting("minilm", "BERT-family model whose states the curve runs through")
+    context: str | None = _setting(
+        None,
+        "what the encoder sees at a position (default: the recipe's)",
+        choices=("static", "causal", "bidirectional"),
+    )
+    model: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=_notes("further model settings over the recipe's, such as degree or place"),
+    )
+    scratch: bool = _setting(False, "begin from random weights of the base's shape instead of its own")
+    freeze: str = _setting(
+        "none", "what of GPT-2 keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
+    )
+    seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0)
+
+    block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
+    examples: str = _setting(
+        "packed",
+        "packed: blocks cut from all documents joined; padded: a document an example, cut and padded to block_size",
+        choices=("packed", "padded"),
+    )
+    batch_size: int = _setting(8, "blocks in a batch", least=1)
+    accumulate: int = _setting(
+        None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
+    )
+    steps: int = _setting(None, "optimiser steps at most (default: 80, full size 3600)", least=1)
+    learning_rate: float | None = _setting(
+        None, "highest learning rate (default: 1e-3 for mini and from random weights, 1e-4 for other bases)", least=0
+    )
+    warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
+    optimizer: str = _setting(
+        "adamw",
+        "adamw; or muon for the matrices of the blocks and adamw for the rest, which learns faster from random weights",
+        choices=("adamw", "muon"),
+    )
+    weight_decay: float = _setting(0.1, "decay of matrices; biases and norms have none", least=0)
+    clip: float = _setting(1.0, "largest gradient norm; 0 clips nothing", least=0)
+    dropout: float = _setting(0.0, "of embeddings and residuals; attention has none", least=0, most=0.9)
+    precision: str = _setting(
+        "auto",
+        "auto: bf16 where the hardware multiplies in it, else fp16 on a GPU and float32 on a CPU",
+        choices=("auto", "float32", "bf16", "fp16"),
+    )
+    gradient_checkpointing: bool = _setting(False, "less memory, about a third slower", result=False)
+    compile: bool = _setting(False, "torch.compile the model")
+
+    eval_every: int = _setting(
+        None, "steps from one validation loss to the next (default: a quarter of steps, at most 300)", least=1
+    )
+    patience: int = _setting(
+        0, "stop after so many validation losses without a new best, and keep the best; 0: never", least=0
+    )
+    save_every: int = _setting(
+        None,
+        "steps between checkpoints (default: eval_every); with patience, one at every validation",
+        least=1,
+        result=False,
+    )
+    keep_checkpoints: int = _setting(
+        2, "checkpoints kept while training; a finished run keeps none", least=1, result=False
+    )
+
+    context_eval: int | None = _setting(None, "tokens in a scoring window (default: block_size)", least=1)
+    stride: int | None = _setting(None, "tokens that a scoring window adds (default: half of it)", least=1)
+    eval_documents: int | None = _setting(None, "test documents that are scored (default: all)", least=1)
+    validation_documents: int | None = _setting(
+        None,
+        "validation documents that are scored, in training and after it; more, if they fill no block "
+        "(default: 16, full size all)",
+        least=1,
+    )
+    keep_tokens: int = _setting(8, "scored documents of which every token's loss is kept", least=0)
+    sample_prompts: int = _setting(8, "held-out documents whose beginning is continued; 0: none", least=0)
+    prompt_tokens: int = _setting(32, "tokens of such a beginning", least=1)
+    sample_tokens: int = _setting(64, "tokens of a continuation", least=1)
+    temperature: float = _setting(1.0, "of the samples; 0 takes the most likely token", least=0)
+    top_p: float = _setting(0.95, "samples draw from the likeliest tokens up to this share", least=0.01, most=1)
+
+    track: str = _setting(
+        "none",
+        "where losses, metrics and samples are also logged",
+        choices=("none", "wandb", "tensorboard"),
+        result=False,
+    )
+    wandb_mode: str = _setting(
+        "offline", "wandb writes files only, or sends them", choices=("offline", "online"), result=False
+    )
+    wandb_project: str = _setting("curvekit", "wandb project", result=False)
+
+    def __post_init__(self) -> None:
+        """Choose what was left open: a quick run for ``mini`` and local bases, full size for the hub's models.
+
+        Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
+        """
+        if isinstance(self.model, dict):  # as config.json will hold it
+            self.model = {name: list(each) if isinstance(each, tuple) else each for name, each in self.model.items()}
+        for name in ("base", "encoder"):
+            if isinstance(path := getattr(self, name), str):
+                setattr(self, name, os.path.expanduser(path))
+        quick = self.base == "mini" or (isinstance(self.base, str) and Path(self.base).is_dir())
+        sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
+        if not quick:
+            sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
+        for name, size in sizes.items():
+            if getattr(self, name) is None:
+                setattr(self, name, size)
+        if self.eval_every is None and isinstance(self.steps, int):
+            self.eval_every = max(1, min(300, self.steps // 4))
+        if self.save_every is None:
+            self.save_every = self.eval_every
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Settings by name, as in ``config.json``.
+
+        Raises:
+            CurvekitError: a name that is no setting, with the nearest ones.
+        """
+        known = [each.name for each in fields(cls)]
+        return cls(**{pick(name, known, "setting"): value for name, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def validate(self) -> RunConfig:
+        """Return itself if every value can be used.
+
+        What needs the model, such as a block longer than its positions, is checked when it has been built.
+
+        Raises:
+            CurvekitError: one sentence about the first bad value.
+        """
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
+        from curvekit.bases.hub import pick_base
+        from curvekit.modeling import RECIPES, check_freeze
+        from curvekit.text.corpora import CORPORA, existing_path
+
+        pick(self.recipe, RECIPES, "recipe")
+        pick_base(self.base)
+        if self.corpus not in CORPORA:
+            existing_path(self.corpus, self.data_dir)
+        check_freeze(self.freeze)
+        if own := _OWN & self.model.keys():
+            raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self.model.values()):
+            raise CurvekitError(f"model is {self.model}; give finite numbers")
+        if self.tokenizer != "base" and not self.scratch:
+            raise CurvekitError(
+                f"tokenizer is {self.tokenizer!r}, but the weights of {self.base!r} know the base's own only; "
+                "begin from random weights with scratch, or leave tokenizer at 'base'"
+            )
+        if self.freeze != "none" and self.scratch:
+            raise CurvekitError(
+                f"freeze is {self.freeze!r} with scratch, and random weights would stay random; leave one of them out"
+            )
+        if self.stride is not None and self.stride > self.window:
+            raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Tokens in a window of the scoring."""
+        return self.context_eval or self.block_size
+
+    def overrides(self) -> dict[str, Any]:
+        """The model settings that stand over the recipe's."""
+        return ({"context": self.context} if self.context is not None else {}) | self.model
+
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of the settings that change the result; a local base or corpus by its path as given."""
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def slug(self) -> str:
+        """A folder name: ``curve+softemax-mini-pydocs-seed0``."""
+        name = f"{self.recipe}-{Path(self.base).name}-{Path(self.corpus).name}-seed{self.seed}"
+        return re.sub(r"[^\w.+-]+", "-", name)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
+        mine, theirs = self.results(), other.results()
+        return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def results(self) -> dict[str, Any]:
+        """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["result"]}
+
+
+_HINTS = get_type_hints(RunConfig)
+_OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
+
+
+def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
+    """Check a value's type, choice and range."""
+    require_type(name, value, hint)
+    if value is None:
+        return
+    if notes["choices"]:
+        pick(str(value), notes["choices"], name)
+    least, most = notes["least"], notes["most"]
+    if isinstance(value, int | float):
+        if value != value or (least is not None and value < least) or value == float("inf"):
+            raise CurvekitError(f"{name} is {value}; give {least} or more")
+        if most is not None and value > most:
+            raise CurvekitError(f"{name} is {value}; give at most {most}")
