@@ -36,7 +36,10 @@ ARROWS = (
     "evaluation.metrics > evaluation.significance",
     "experiments.results > experiments.comparison",
     "generation.sampling > generation.streams > generation.console",
-    "figures.drawing > figures.shading > figures.subjects",
+    "figures.drawing > figures.shading",
+    "figures.drawing > figures.normalisers > figures.attention",
+    "widgets.panels > widgets.writing > widgets.playground",
+    "widgets.controls > widgets.writing > widgets.side_by_side",
     "reports.markup > reports.pages > reports.execution",
     "errors > files > text.corpora",
 )

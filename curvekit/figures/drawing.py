@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -218,6 +219,15 @@ def canvas(
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0, foot / height, 1, 1 - (head + foot) / height), w_pad=0.1, h_pad=0.06, wspace=0.05)
     return figure
+
+
+def scale_bar(figure: Figure, axes: Any, colours: Any, norm: Any, label: str, ticks: Any = None) -> None:
+    """What the colours of ``axes`` stand for, in a bar beside them."""
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(axes), shrink=0.75, aspect=26, pad=0.01)
+    bar.outline.set_edgecolor(FAINT)
+    bar.set_label(label, color=MUTED)
+    if ticks is not None:
+        bar.set_ticks(list(ticks))
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Running text whose tokens are shaded: how it is cut, how likely each token was, where one model reads better.
 
-Pictures for reports, which :mod:`curvekit.figures.subjects` shows among its own, and escaped HTML for widgets.
+Pictures for reports, and the same shades as escaped HTML for widgets.
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""One picture of each kind, from data small enough to reason about, and what a reader finds written in it."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import torch
+
+from curvekit import figures
+from curvekit.curves import bernstein_weights
+from curvekit.normalisers import VARIANTS, softemax
+
+RECIPES = ["gpt2", "curve", "softemax", "curve+softemax", "published", "encoder", "self-curve", "random-encoder"]
+SCORES = np.linspace(-6, 8, 57)
+TOKENS = [" The", " bank", " of", " the", " r", "iver", " was", " €", " 東京", " $5", ".", "\n"]
+RANDOM = np.random.default_rng(0)
+POINTS = RANDOM.normal(size=(len(TOKENS), 2)).cumsum(0)
+
+
+def rows_of(scores, keys=8):
+    rows = torch.zeros(len(scores), keys, dtype=torch.float64)
+    rows[:, 0] = torch.from_numpy(scores)
+    return rows
+
+
+def difference(recipe, middle, reach, **more):
+    return {
+        "recipe": recipe,
+        "difference": middle,
+        "low": middle - reach,
+        "high": middle + reach,
+        "verdict": "x",
+    } | more
+
+
+def family():
+    return figures.family(SCORES, {v: softemax(rows_of(SCORES), variant=v)[:, 0] for v in VARIANTS}, 8)
+
+
+def limits():
+    rows = torch.from_numpy(SCORES)[:, None].expand(-1, 16)
+    return figures.limits(SCORES, {v: softemax(rows, variant=v)[:, 0] for v in ("softmax", "stable", "published")}, 16)
+
+
+def overflow():
+    scores = np.linspace(0, 100, 101)
+    with np.errstate(over="ignore"):
+        sums = {d: {"stable": np.ones(101), "published": np.exp(scores.astype(d))} for d in ("float16", "float32")}
+    return figures.overflow(scores, sums)
+
+
+def gradients():
+    values = {v: softemax(rows_of(SCORES), variant=v) for v in ("softmax", "stable", "published")}
+    return figures.gradients(SCORES, {v: w[:, 0] for v, w in values.items()}, {v: -w[:, 1] for v, w in values.items()})
+
+
+def row_sums():
+    keys = 2 ** np.arange(10)
+    return figures.row_sums(keys, {"softmax": np.ones(10), "stable": keys / (keys + 16), "published": keys / 16})
+
+
+def attention_maps():
+    seen = torch.ones(len(TOKENS), len(TOKENS)).tril().bool()
+    return figures.attention_maps(
+        {v: softemax(torch.randn(seen.shape), variant=v, mask=seen) for v in VARIANTS[:3]}, TOKENS
+    )
+
+
+def sentence_curve():
+    arcs = POINTS[:, None] + np.linspace(0, 1, 9)[:, None]
+    return figures.sentence_curve(POINTS, TOKENS, arcs, POINTS + 0.3, (0.3, 0.2))
+
+
+def word_in_contexts():
+    panels = {"static": ((0, 0), POINTS[:6]), "both sides": ((1, 1), POINTS[6:])}
+    sentences = ["short", "a long sentence that goes on and on " * 5, "$100 in the bank", "東京 bank", "e", "f"]
+    return figures.word_in_contexts(panels, sentences, [0, 1, 0, 1, 2, 3], "bank")
+
+
+def curve_family():
+    places = np.array([0, 0.5, 1])
+    curves = {n: bernstein_weights(n, torch.from_numpy(places)).numpy() @ POINTS[-n - 1 :] for n in range(4)}
+    return figures.curve_family(POINTS[-4:], curves, curves, places)
+
+
+def curve_weights():
+    places = torch.linspace(0, 1, 21, dtype=torch.float64)
+    return figures.curve_weights(places, {"Bernstein": {n: bernstein_weights(n, places) for n in range(4)}})
+
+
+def leak_map():
+    causal = np.triu(RANDOM.random((len(TOKENS) - 1, len(TOKENS))), 1)
+    return figures.leak_map({"gpt2": causal, "curve": causal, "published": causal + 0.1}, TOKENS)
+
+
+def leak_perplexity():
+    rows = [("gpt2", 812.0, 812.0), ("curve", 645.0, 645.0), ("published", 14.2, 9321.0)]
+    return figures.leak_perplexity(
+        [dict(zip(("recipe", "teacher_forced", "prefix_only"), r, strict=True)) for r in rows]
+    )
+
+
+def training_curves():
+    history = [
+        {"step": s, "loss": 9 / s, "learning_rate": 1e-3, "grad_norm": None if s == 4 else 1.0} for s in range(1, 30)
+    ]
+    return figures.training_curves([*history, *({"step": s, "validation_loss": 9 / s} for s in (10, 20))], "curve")
+
+
+def learning_curves():
+    steps = np.arange(10, 60, 10)
+    runs = {r: [(steps, 6 - k / 100 + RANDOM.normal(size=5) / 100) for _ in range(3)] for k, r in enumerate(RECIPES)}
+    runs["published"] = [(steps, np.full(5, 2.0))] * 3
+    return figures.learning_curves(runs, leaks=["published"])
+
+
+def difference_intervals():
+    untested = {"low": None, "high": None, "difference": None}
+    rows = [difference("curve", -0.04, 0.01), difference("softemax", 0.002, 0.01), difference("sink", 0, 0) | untested]
+    return figures.difference_intervals([*rows, difference("published", -2, 0.1, leaks=True)], corpus="wikitext-2")
+
+
+def ablations():
+    return figures.ablations({r: 200 + RANDOM.normal(size=3) for r in RECIPES}, leaks=["published"])
+
+
+def difference_by_group():
+    rows = [difference("", 0.1, 0.05, label=label, tokens=1000) for label in ("0–9", "10–99", "100 and more")]
+    return figures.difference_by_group({r: rows for r in RECIPES[1:4]}, "frequency in training")
+
+
+def token_cuts():
+    letters = list("The river was low in summer, and $5 lay on the sand. " * 3)
+    return figures.token_cuts({"characters": letters, "bpe": TOKENS, "bpe-dropout, draw 1": [*" r", "iv", "er"]})
+
+
+def benchmark_ratios():
+    goal = {"kind": "ratio", "value": 0.95}
+    row = {"group": "attention", "name": "forward and backward, T = 2048", "ratio": 1.02, "low": 0.9, "high": 1.3}
+    slow = {"group": "curve", "name": "$5 " * 12, "ratio": 0.1, "low": 0.01, "high": 0.2, "goal": None}
+    return figures.benchmark_ratios([row | {"goal": goal}, slow, row | {"ratio": 80.0, "high": 90.0, "goal": goal}])
+
+
+def token_probabilities():
+    odds = np.linspace(0, 1, len(TOKENS) * 8)
+    blocks = {"gpt2": (TOKENS * 8, odds), "mini, $eed 東京": (TOKENS, odds[: len(TOKENS)]), "curve": ([], [])}
+    return figures.token_probabilities(blocks, "Once upon a $5 " * 20)
+
+
+def attention_rows():
+    scores = torch.from_numpy(RANDOM.normal(size=len(TOKENS)))
+    rows = {v: softemax(scores, variant=v) for v in ("softmax", "stable", "published")}
+    return figures.attention_rows(rows, TOKENS, {"softmax": 0.0, "stable": 0.4, "published": None})
+
+
+def win_rates():
+    rows = [
+        {"model": m, "rate": 0.5 + k / 4, "low": 0.4 + k / 4, "high": 0.6 + k / 4, "wins": 6, "ties": 2, "losses": 4}
+        for k, m in enumerate(("gpt2", "a model $of one's own"))
+    ]
+    return figures.win_rates({"Which is better?": rows, "Which is more fluent?": rows[::-1]})
+
+
+def token_differences():
+    return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
+
+
+GALLERY = [
+    family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
+    curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
+    difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
+    benchmark_ratios,
+]  # fmt: skip
+
+
+def texts_of(figure):
+    figure.canvas.draw()
+    return [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
+
+
+def said(figure):
+    return " ".join(text.get_text() for text in texts_of(figure))
