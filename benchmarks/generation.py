@@ -31,7 +31,7 @@ def cases(settings: Settings) -> Iterator[Case]:
     new = 16 if settings.quick else 512
     shape = SHAPES[name] | {"n_positions": 2 * new}
     ours, _ = pair("curve", shape, settings)
-    torch.nn.init.normal_(ours.curve.gate, std=0.1)  # with the gate open, a cache that forgets would show
+    torch.nn.init.normal_(ours.transformer.curve.gate, std=0.1)  # with the gate open, a cache that forgets would show
     ids = torch.randint(shape["vocab_size"], (1, 8), device=settings.device)
     cached, uncached = (ours, ids, {}), (ours, ids, {"use_cache": False})
     yield _case(

@@ -18,7 +18,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.harness import Settings
 from curvekit.bases.berts import load_bert
-from curvekit.modeling import MINI, RECIPES, CurveGPT2Config, CurveGPT2LMHeadModel
+from curvekit.bases.building import MINI
+from curvekit.configuration import CurveGPT2Config
+from curvekit.modeling import CurveGPT2LMHeadModel
+from curvekit.recipes import RECIPES
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 256, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2},
@@ -44,8 +47,8 @@ def pair(
         recipes["encoder_config"] = bert.config.to_dict()
     ours = CurveGPT2LMHeadModel(CurveGPT2Config(**plain | recipes))
     ours.transformer.load_state_dict(peer.transformer.state_dict(), strict=False)
-    if bert is not None and ours.encoder is not None:
-        ours.encoder.fill(bert)
+    if bert is not None and ours.transformer.encoder is not None:
+        ours.transformer.encoder.fill(bert)
     return ours.eval().to(settings.device), peer.eval().to(settings.device)  # type: ignore[arg-type]
 
 

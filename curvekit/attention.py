@@ -351,6 +351,28 @@ def _attentions_wanted() -> bool:
     return collected is not None and any("attentions" in key for key in collected)
 
 
+_HARMLESS = {  # of what models pass on: the mask has it already, or it concerns others
+    "cache_position", "deterministic", "is_causal", "max_length_k", "max_length_q", "num_items_in_batch",
+    "output_hidden_states", "output_router_logits", "position_embeddings", "position_ids", "return_dict",
+    "sliding_window", "use_cache",
+}  # fmt: skip
+
+
+def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, given: dict[str, Any]) -> None:
+    """Refuse what would change the weights and is not a part of the formula, rather than leave it out unsaid."""
+    for name, value in given.items():
+        if value is None or name in _HARMLESS:
+            continue
+        if name.startswith("cu_seq_lens") and attention_mask is not None:
+            continue  # which separates the sequences
+        known = {"softcap": "a soft cap on its scores", "s_aux": "sinks of its own", "sinks": "sinks of its own"}
+        what = known.get(name, f"the argument {name!r}")
+        raise CurvekitError(
+            f"{type(module).__name__} hands its attention {what}, which SoftEMax does not have; "
+            "load the model with another attn_implementation"
+        )
+
+
 def _forward(
     module: nn.Module,
     query: Tensor,
@@ -361,13 +383,18 @@ def _forward(
     scaling: float | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
+    output_attentions: bool | None = None,
     variant: str = "stable",
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: ``[batch, heads, queries, width]`` in, ``[batch, queries, heads, width]`` out.
 
     Asking for attention weights, or training with attention dropout, takes the eager path.
+
+    Raises:
+        CurvekitError: the model hands over what SoftEMax does not have: a soft cap, sinks of its own.
     """
+    _refuse_unknown(module, attention_mask, kwargs)
     queries, keys = query.shape[2], key.shape[2]
     is_causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     is_causal = is_causal and queries > 1 and attention_mask is None
@@ -389,7 +416,7 @@ def _forward(
         "variant": variant,
         "log_sink": sink,
     }
-    if dropout > 0.0 or _attentions_wanted():
+    if dropout > 0.0 or output_attentions or _attentions_wanted():
         output, weights = eager_softemax_attention(query, key, value, dropout=dropout, **settings)
     else:
         output, weights = softemax_attention(query, key, value, **settings), None
@@ -401,14 +428,61 @@ def implementation(variant: str) -> str:
     return "softemax" if variant == "stable" else f"softemax-{variant}"
 
 
+@functools.cache
+def _takes_effect(model: type) -> bool:
+    """Whether a class of transformers computes its attention, masks included, as its interface's entry says."""
+    theirs: Any = model
+    return theirs._supports_attention_backend or (theirs._supports_sdpa and theirs._can_set_attn_implementation())
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuse a model that is set to a member of the family and would compute softmax, or lose its causality.
+
+    Raises:
+        CurvekitError: the architecture does not honour the attention interface, builds its masks for its own attention
+            alone, or caps its scores.
+    """
+    config: Any = model.config
+    asked = config._attn_implementation
+    if not (isinstance(asked, str) and asked in _OURS):
+        return
+    if not _takes_effect(type(model)):
+        raise CurvekitError(
+            f"attn_implementation={asked!r} would have no effect, or lose the mask, in {type(model).__name__}: "
+            "its attention does not go through transformers' interface; take another architecture, or softmax"
+        )
+    if getattr(config, "attn_logit_softcapping", None):
+        raise CurvekitError(
+            f"{type(model).__name__} caps its attention scores (attn_logit_softcapping="
+            f"{config.attn_logit_softcapping:g}), which SoftEMax does not have; load it with another attn_implementation"
+        )
+
+
+def _on_registration(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Check a model of transformers when its first part is put into it, since its own class does not."""
+    from transformers import PreTrainedModel
+
+    if isinstance(module, PreTrainedModel) and len(module._modules) == 0:
+        check_supported(module)
+
+
+_OURS = frozenset(map(implementation, VARIANTS))
+
+
 def register() -> None:
-    """Make every member known to transformers, with the masks of its ``sdpa`` attention."""
+    """Make every member known to transformers, with the masks of its ``sdpa`` attention.
+
+    A model in which a member cannot take effect is refused when it is made: torch calls :func:`check_supported` as its
+    first module is registered, because transformers asks no architecture whether it honours an attention of ours.
+    """
+    from torch.nn.modules.module import register_module_module_registration_hook
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     for variant in VARIANTS:
         AttentionInterface.register(implementation(variant), functools.partial(_forward, variant=variant))
         AttentionMaskInterface.register(implementation(variant), sdpa_mask)
+    register_module_module_registration_hook(_on_registration)
 
 
 register()

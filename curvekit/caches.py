@@ -1,4 +1,4 @@
-"""A cache that grows without copying, for generation: :meth:`CurveGPT2LMHeadModel.forward` keeps its past in it.
+"""A cache that grows without copying, for generation: what :class:`curvekit.modeling.CurveMixin` keeps its past in.
 
 transformers' dynamic layer joins the whole past and the new token anew at every step, in every layer, which for a
 batch of long texts takes longer than the model.
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
@@ -47,7 +47,8 @@ class GrowingLayer(DynamicLayer):
 
 def grow(cache: Any) -> None:
     """Put growing layers in the place of a cache's dynamic ones that are still empty; not in one that is offloaded."""
-    if not getattr(cache, "offloading", False):
+    taken_apart = DynamicCache in torch.utils._pytree.SUPPORTED_NODES  # for export, which knows its own layers only
+    if not (getattr(cache, "offloading", False) or taken_apart):
         for number, layer in enumerate(getattr(cache, "layers", ())):
             if type(layer) is DynamicLayer and not layer.is_initialized:
                 cache.layers[number] = GrowingLayer()

@@ -105,50 +105,74 @@ def control_points(
     mask: Tensor | None = None,
     past: int | Tensor = 0,
     length: int | None = None,
-) -> Tensor:
-    """The control points of positions ``past .. past + length - 1``, clamped to the first and last real word.
+    documents: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The control points of positions ``past .. past + length - 1``: of each its neighbours, oldest first.
+
+    A curve runs through real words of one document: it is clamped to that document's first and last one, and words
+    that the mask hides, on either side or within the text, are not there.
 
     Args:
         states: ``[batch, total, width]``, the states of all positions from 0 on.
-        mask: ``[batch, seen]``, nonzero at real words; padding on either side takes no part in any curve.
+        mask: ``[batch, seen]``, nonzero at real words.
         past, length: which positions to prepare; default all.
+        documents: ``[batch, total]``, the number of each position's document where a row holds several.
 
     Returns:
-        ``[batch, length + degree, width]``; position i's points are rows i .. i + degree.
+        ``degree + 1`` tensors ``[batch, length, width]``.
     """
     before, after = reach(degree, window)
-    if mask is None and isinstance(past, int) and past == 0 and length in (None, states.shape[1]):
-        first, last = states[:, :1], states[:, -1:]
-        return torch.cat([first.expand(-1, before, -1), states, last.expand(-1, after, -1)], 1)
     length = states.shape[1] if length is None else length
-    index = torch.arange(-before, length + after, device=states.device) + past  # [length + degree]
-    if mask is None:
-        index = index.clamp(min=0)
-        if isinstance(past, int):
-            index = index.clamp(max=past + length - 1)
-        return states[:, index]
-    real = mask.to(torch.bool)
-    first = real.int().argmax(-1, keepdim=True)  # [batch, 1]
-    last = real.shape[-1] - 1 - real.flip(-1).int().argmax(-1, keepdim=True)
-    index = torch.minimum(torch.maximum(index.expand(len(states), -1), first), last)
-    return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    if mask is None and documents is None:
+        if isinstance(past, int) and past == 0 and length == states.shape[1]:
+            first, last = states[:, :1], states[:, -1:]
+            padded = torch.cat([first.expand(-1, before, -1), states, last.expand(-1, after, -1)], 1)
+        else:
+            index = (torch.arange(-before, length + after, device=states.device) + past).clamp(min=0)
+            padded = states[:, index.clamp(max=past + length - 1) if isinstance(past, int) else index]
+        return tuple(padded[:, k : k + length] for k in range(degree + 1))
+    places = _ranked(states, mask, documents, before, after, torch.arange(length, device=states.device) + past)
+    return tuple(states.gather(1, place.unsqueeze(-1).expand(-1, -1, states.shape[-1])) for place in places)
 
 
-def blend(points: Tensor, weights: Tensor) -> Tensor:
-    """Depthwise convolution: ``c_i = sum_k w_k p_{i + k}``.
+def _ranked(
+    states: Tensor, mask: Tensor | None, documents: Tensor | None, before: int, after: int, own: Tensor
+) -> list[Tensor]:
+    """Where the neighbours of positions ``own`` stand, counted in real words: each ``[batch, length]``."""
+    batch, total = states.shape[:2]
+    real = torch.ones(batch, total, dtype=torch.bool, device=states.device) if mask is None else mask.to(torch.bool)
+    real = nn.functional.pad(real, (0, total - real.shape[1]))  # a static cache has room for words yet to come
+    upto = real.long().cumsum(-1)  # real words up to and with a position
+    order = torch.argsort((~real).to(torch.uint8), dim=-1, stable=True)  # rank of a real word -> its position
+    if documents is None:
+        first, last = torch.zeros_like(upto), upto[:, -1:].expand(-1, total) - 1
+    else:
+        positions = torch.arange(total, device=states.device).expand(batch, -1)
+        changes = documents[:, 1:] != documents[:, :-1]
+        begins, ends = nn.functional.pad(changes, (1, 0), value=True), nn.functional.pad(changes, (0, 1), value=True)
+        start = torch.where(begins, positions, 0).cummax(-1).values
+        end = torch.where(ends, positions, total).flip(-1).cummin(-1).values.flip(-1)
+        first, last = (upto - real.long()).gather(1, start), upto.gather(1, end) - 1
+    rank, first, last = ((each[:, own]).clamp(min=0) for each in (upto - 1, first, last))
+    return [
+        order.gather(1, torch.minimum(torch.maximum(rank + shift, first), last)) for shift in range(-before, after + 1)
+    ]
+
+
+def blend(points: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Depthwise convolution: ``c_i = sum_k w_k p_k,i``.
 
     Args:
-        points: ``[batch, time + n, width]``, from :func:`control_points`.
+        points: ``n + 1`` tensors ``[batch, time, width]``, from :func:`control_points`.
         weights: ``[n + 1]``, or ``[width, n + 1]`` for weights of each channel's own.
 
     Returns:
         ``[batch, time, width]``.
     """
-    taps = weights.to(points.dtype).unbind(-1)
-    time = points.shape[1] - len(taps) + 1
-    result = points[:, :time] * taps[0]
-    for k, tap in enumerate(taps[1:], start=1):
-        result = torch.addcmul(result, points[:, k : k + time], tap)
+    taps = weights.to(points[0].dtype).unbind(-1)
+    result = points[0] * taps[0]
+    for point, tap in zip(points[1:], taps[1:], strict=True):
+        result = torch.addcmul(result, point, tap)
     return result
 
 
@@ -235,7 +259,7 @@ class CurveEmbedding(nn.Module):
         fusion: ``gate``: token + g * z with g a learned vector that starts at zero, so that a pretrained model is
             itself before the first step; ``add``: token + z; ``replace``: z alone, as published.
 
-    Shapes: control points ``[batch, time + n, states_width]`` and tokens ``[batch, time, width]`` to
+    Shapes: ``n + 1`` control points ``[batch, time, states_width]`` and tokens ``[batch, time, width]`` to
     ``[batch, time, width]``.
 
     Raises:
@@ -289,7 +313,7 @@ class CurveEmbedding(nn.Module):
         weights = family(self.degree, place, CHANNELS[channel])
         return weights if self.place_logit is not None else weights.to(self.projection.weight)
 
-    def forward(self, points: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, points: Sequence[Tensor], tokens: Tensor) -> Tensor:
         features = torch.cat([self._normalise(blend(points, self.weights(name))) for name in self.channels], -1)
         embedded = self.projection(features.to(self.projection.weight.dtype))
         if self.fusion == "replace":

@@ -83,6 +83,16 @@ class ContextEncoder(nn.Module):
             self.bert = BertModel(bert_config, add_pooling_layer=False)
         self.requires_grad_(trainable)
 
+    @property
+    def rows(self) -> int:
+        """How many tokens it knows."""
+        return self.table.num_embeddings if self.context == "static" else self.bert.config.vocab_size
+
+    def follow(self, attention: str | None) -> None:
+        """Compute BERT's own softmax attention by the formula where the model's is; its SoftEMax is not BERT's."""
+        if self.context != "static":
+            self.bert.set_attn_implementation("eager" if attention == "eager" else "sdpa")
+
     @torch.no_grad()
     def fill(self, bert: BertModel) -> None:
         """Take the weights of a bridged BERT (:func:`curvekit.bases.berts.load_encoder`)."""
@@ -111,7 +121,22 @@ class ContextEncoder(nn.Module):
         mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
+        """States ``[batch, time, width]`` of ``input_ids`` ``[batch, time]``.
+
+        Args:
+            mask: ``[batch, past + time]``, nonzero at real words.
+            position_ids: ``[batch, time]``.
+            cache: the past of a causal encoder.
+            documents: ``[batch, time]``, the number of each position's document; none sees another's words.
+        """
+        if documents is not None and self.context != "static":
+            same = documents.unsqueeze(-1) == documents.unsqueeze(-2)  # [batch, time, time]
+            mask = (same.tril() if self.context == "causal" else same).unsqueeze(1)
+            if self.bert.config._attn_implementation == "eager":
+                lowest = torch.finfo(self.bert.dtype).min
+                mask = torch.zeros(mask.shape, dtype=self.bert.dtype, device=mask.device).masked_fill(~mask, lowest)
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             if self.context == "static":
                 return self.table(input_ids)

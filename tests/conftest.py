@@ -130,12 +130,13 @@ def make(tiny_base, tiny_encoder, tiny_tokenizer):
     """Build a recipe on the tiny base; with ``open_gate`` its curve takes part, as after training."""
     import torch
 
-    from curvekit.modeling import build_model
+    from curvekit.bases.building import build_model
 
     def build(recipe, open_gate=True, **overrides):
         model = build_model(recipe, str(tiny_base), tiny_tokenizer, encoder=str(tiny_encoder), **overrides)
-        if open_gate and getattr(model, "curve", None) is not None and model.curve.gate is not None:
-            torch.nn.init.constant_(model.curve.gate, 0.7)
+        curve = getattr(model.base_model, "curve", None)
+        if open_gate and curve is not None and curve.gate is not None:
+            torch.nn.init.constant_(curve.gate, 0.7)
         return model
 
     return build

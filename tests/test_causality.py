@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from curvekit.bases.building import build_model
 from curvekit.causality import LeakWarning, future_leak, leak_by_position, warn_if_leaking
 from curvekit.errors import CurvekitError
-from curvekit.modeling import RECIPES, build_model
+from curvekit.recipes import RECIPES
 
 IDS = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -17,8 +18,9 @@ IDS = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(0))
 def make(tiny_base, tiny_encoder, tiny_tokenizer):
     def build(recipe, **overrides):
         model = build_model(recipe, str(tiny_base), tiny_tokenizer, encoder=str(tiny_encoder), **overrides)
-        if getattr(model, "curve", None) is not None and model.curve.gate is not None:
-            torch.nn.init.constant_(model.curve.gate, 0.7)  # a closed gate would hide a leak
+        curve = getattr(model.base_model, "curve", None)
+        if curve is not None and curve.gate is not None:
+            torch.nn.init.constant_(curve.gate, 0.7)  # a closed gate would hide a leak
         return model
 
     return build

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from curvekit.errors import CurvekitError
-from curvekit.modeling import RECIPES
+from curvekit.recipes import RECIPES
 
 CAUSAL = [name for name in RECIPES if name != "published"]
 WITH_ENCODER = [name for name, settings in RECIPES.items() if settings.get("source") == "encoder"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from curvekit.bases.berts import load_bert, load_encoder
+from curvekit.bases.building import plain_bert
 from curvekit.encoders import ContextEncoder, bridge, bridged_table
 from curvekit.errors import CurvekitError
-from curvekit.modeling import _plain
 from curvekit.text.tokenization import train_bpe
 
 WORDS = "the curve runs through unbelievable words , Xning and Yning Zning the straße 漢字 <|endoftext|> the end ."
@@ -65,7 +65,7 @@ def test_a_bridged_bert_of_whole_words_is_that_bert(minilm, tokenizer):
 
 
 def encoder_of(bert, context, **arguments):
-    encoder = ContextEncoder(_plain(bert.config), context, **arguments)
+    encoder = ContextEncoder(plain_bert(bert.config), context, **arguments)
     encoder.fill(bert)
     return encoder.eval()
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from curvekit.bases.building import MINI, build_model
+from curvekit.configuration import CurveGPT2Config
 from curvekit.errors import CurvekitError
-from curvekit.modeling import MINI, RECIPES, CurveGPT2Config, build_model
+from curvekit.recipes import RECIPES
 
 IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -57,7 +59,8 @@ def test_recipes_differ_and_share_the_base(make):
         assert torch.equal(model.transformer.h[0].mlp.c_fc.weight, models["gpt2"].transformer.h[0].mlp.c_fc.weight)
         assert model.config.recipe == name and model.config.leaks == (name == "published")
     assert torch.allclose(logits(models["sink"]), logits(models["softemax"]), atol=1e-6), "a sink starts at log C"
-    seen = {name: logits(model) for name, model in models.items() if name != "sink"}
+    assert torch.equal(logits(models["gpt2"]), logits(models["plain"])), "two names of the base itself"
+    seen = {name: logits(model) for name, model in models.items() if name not in ("sink", "gpt2")}
     for a in seen:
         for b in seen:
             assert a == b or not torch.allclose(seen[a], seen[b], atol=1e-5), f"{a} is {b}"
@@ -74,11 +77,11 @@ def loss_and_gradients(model):
 def test_only_what_may_learn_learns(make, recipe):
     model = make(recipe).train()
     _, gradients = loss_and_gradients(model)
-    assert not any(name.startswith("encoder") for name in gradients)
+    assert not any(name.startswith("transformer.encoder") for name in gradients)
     missing = {n for n, p in model.named_parameters() if p.requires_grad} - set(gradients)
     assert not missing, f"no gradient reaches {missing}"
     opened = make("curve-causal", train_encoder=True).train()
-    assert any(name.startswith("encoder") for name in loss_and_gradients(opened)[1])
+    assert any(name.startswith("transformer.encoder") for name in loss_and_gradients(opened)[1])
 
 
 def test_the_loss_weighs_tokens_over_accumulated_batches(make):

@@ -50,7 +50,7 @@ def test_every_local_link_of_the_pages_leads_somewhere():
 
 
 def test_the_recipes_table_lists_the_recipes_and_says_which_leak():
-    from curvekit.modeling import RECIPES
+    from curvekit.recipes import RECIPES
 
     rows = re.findall(r"^\| `([\w+-]+)` \|.*\| (\*\*yes\*\*|no) \|$", README, flags=re.MULTILINE)
     assert [name for name, _ in rows] == list(RECIPES)

@@ -3,6 +3,7 @@
 from curvekit.lazy import public
 
 _HOMES = {
+    "build_model": "building",
     "open_model": "opening",
     "base_tokenizer": "opening",
     "load_bert": "berts",

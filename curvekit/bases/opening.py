@@ -85,14 +85,14 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
 
     Args:
         name: a run's folder, a saved model's folder, or a base, such as ``gpt2``.
-        recipe: for a base: what is built on it (default ``gpt2``, the base itself).
+        recipe: for a base: what is built on it (default ``plain``, the base itself).
 
     Raises:
         CurvekitError: there is no such model, it is not whole, or a recipe is asked of one that has its own.
     """
     import torch
 
-    from curvekit.modeling import CurveGPT2Config, build_model
+    from curvekit.bases.building import build_model
     from curvekit.modes import quiet
 
     folder = Path(name)
@@ -102,7 +102,7 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
             raise CurvekitError(f"{folder} holds no run, model or base (no config.json); name a folder below it")
         pick_base(str(name))
     is_run = bool(saved) and "model_type" not in saved
-    is_recipe = saved.get("model_type") == CurveGPT2Config.model_type
+    is_recipe = str(saved.get("model_type")).startswith("curve_")
     if recipe is not None and (is_run or is_recipe):
         raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
     with quiet():
@@ -113,6 +113,6 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
         else:
             tokenizer = base_tokenizer(str(name))
             tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
-            model = load_model(folder) if is_recipe else build_model(recipe or "gpt2", str(name), tokenizer)
+            model = load_model(folder) if is_recipe else build_model(recipe or "plain", str(name), tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self

@@ -88,7 +88,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from curvekit.modeling import RECIPES
+    from curvekit.recipes import RECIPES
     from curvekit.reports.execution import report
 
     config = _config(arguments)

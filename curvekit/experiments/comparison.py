@@ -210,13 +210,13 @@ def run_experiment(
             anything is trained.
     """
     from curvekit.bases.berts import locate_encoder
-    from curvekit.modeling import CurveGPT2Config, recipe_settings
+    from curvekit.bases.building import planned_config
     from curvekit.training.trainer import train
 
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
     if not recipes or not seeds:
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")
-    models = {recipe: CurveGPT2Config(**recipe_settings(recipe, config.overrides())) for recipe in recipes}
+    models = {recipe: planned_config(recipe, config.base, config.overrides()) for recipe in recipes}
     _refuse_twins(models)
     pick(baseline, recipes, "baseline among the recipes")
     _require_causal(baseline, [recipe for recipe in recipes if not models[recipe].leaks])

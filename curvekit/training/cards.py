@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
+from curvekit.bases.building import MINI, base_fields
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents
 from curvekit.experiments.results import markdown_table
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation.streams import generate
-from curvekit.modeling import MINI, gpt2_fields
 from curvekit.text.corpora import load_corpus
 from curvekit.text.duplicates import LEAST as RUNS
 from curvekit.text.duplicates import WORDS
@@ -106,7 +106,7 @@ def _save(run: Run, folder: Path) -> None:
     if run.metrics["recipe"] != "gpt2":
         raise CurvekitError(f"{run.folder} is of the recipe {run.metrics['recipe']!r}; a base that ships is plain gpt2")
     trained, tokenizer = run.model(), run.tokenizer()
-    model = GPT2LMHeadModel(GPT2Config(**gpt2_fields(trained.config) | {"use_cache": True}))
+    model = GPT2LMHeadModel(GPT2Config(**base_fields(trained.config) | {"use_cache": True}))
     model.load_state_dict(trained.state_dict())
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
     model.half().save_pretrained(folder)
@@ -134,7 +134,7 @@ def _measure(
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     tokenizer.name_or_path = name  # a signature names no folder of this machine
-    context = min(_CONTEXT, model.config.n_positions)
+    context = min(_CONTEXT, model.config.max_position_embeddings)
     for split in ("validation", "test"):
         for source in ("wikitext-2", "stories"):
             announce(f"scoring {source}, {split}")

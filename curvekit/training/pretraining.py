@@ -17,9 +17,9 @@ from typing import Any
 
 from transformers import GPT2Config
 
+from curvekit.bases.building import MINI
 from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_jsonl
-from curvekit.modeling import MINI
 from curvekit.text.corpora import SPLITS, load_corpus
 from curvekit.text.documents import read_lines
 from curvekit.text.duplicates import find_duplicates

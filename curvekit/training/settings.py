@@ -212,7 +212,7 @@ class RunConfig:
         for each in fields(self):
             _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
         from curvekit.bases.hub import pick_base
-        from curvekit.modeling import RECIPES, check_freeze
+        from curvekit.recipes import RECIPES, check_freeze
         from curvekit.text.corpora import CORPORA, existing_path
 
         pick(self.recipe, RECIPES, "recipe")

@@ -23,18 +23,19 @@ from safetensors.torch import load_model
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
 
+from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
-from curvekit.modeling import CurveGPT2LMHeadModel, build_model
 from curvekit.modes import quiet
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
@@ -115,7 +116,6 @@ def fit(
     With patience the weights kept are those of the lowest validation loss, else the last ones.
     """
     tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
-    dropout = {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0}
     model = build_model(
         config.recipe,
         config.base,
@@ -124,7 +124,7 @@ def fit(
         seed=config.seed,
         scratch=config.scratch,
         freeze=config.freeze,
-        **dropout | config.overrides(),
+        **_dropout(config) | config.overrides(),
     )
     _check_room(config, model)
     warn_if_leaking(model)
@@ -367,7 +367,15 @@ def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     return logits[:, :-1].argmax(-1) == labels[:, 1:]
 
 
-def _check_room(config: RunConfig, model: CurveGPT2LMHeadModel) -> None:
+def _dropout(config: RunConfig) -> dict[str, float]:
+    """The base's own settings of dropout: of embeddings and residuals, none of attention."""
+    architecture = architecture_of(base_config(config.base))
+    if config.dropout and not architecture.dropouts:
+        raise CurvekitError(f"dropout is {config.dropout}, and a {architecture.title} has none; leave it at 0")
+    return dict.fromkeys(architecture.dropouts, config.dropout) | {architecture.attention_dropout: 0.0}
+
+
+def _check_room(config: RunConfig, model: PreTrainedModel) -> None:
     positions = model.config.max_context
     wanted = {"block_size": config.block_size, "context_eval": config.context_eval or 1}
     if config.sample_prompts:
@@ -401,7 +409,7 @@ def _take_back(folder: Path, rows: Sequence[Row], checkpoint: Path | None) -> li
     return rows
 
 
-def _save_model(model: CurveGPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write ``model/`` whole or not at all."""
     half = folder.with_name(".model")
     shutil.rmtree(half, ignore_errors=True)
@@ -440,9 +448,7 @@ def _held_out(config: RunConfig, corpus: DatasetDict, split: str, tokenizer: Any
     return taken
 
 
-def _samples(
-    config: RunConfig, model: CurveGPT2LMHeadModel, tokenizer: Any, texts: Sequence[str]
-) -> list[dict[str, str]]:
+def _samples(config: RunConfig, model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> list[dict[str, str]]:
     """Continue the beginnings of the first documents that are long enough, or else of the longest.
 
     A document shorter than a beginning and its continuation is cut in the middle.

@@ -8,8 +8,8 @@ import torch
 from ipywidgets import HTML, Box, FloatSlider, IntSlider, Layout, Text
 from matplotlib.figure import Figure
 
-from curvekit.curves import bernstein_weights, bspline_weights, curve
 from curvekit.bases.berts import load_bert
+from curvekit.curves import bernstein_weights, bspline_weights, curve
 from curvekit.encoders import CONTEXTS, ContextEncoder
 from curvekit.errors import CurvekitError
 from curvekit.figures.embeddings import project, sentence_curve

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from curvekit.modeling import RECIPES
 from curvekit.bases.opening import open_model
+from curvekit.recipes import RECIPES
 
 Voices = Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
@@ -18,7 +18,7 @@ def load_voices(models: Sequence[str]) -> Voices:
     """Models and their tokenisers, by short names.
 
     Args:
-        models: as :func:`curvekit.training.runs.open_model` takes them: bases, folders of models, folders of runs; or
+        models: as :func:`curvekit.bases.opening.open_model` takes them: bases, folders of models, folders of runs; or
             ``base:recipe``, such as ``mini:softemax``, a base whose weights are put into a recipe without training.
 
     Raises:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
+from curvekit.bases.building import build_model
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.inspection import OWN, attention_of, sink_shares
-from curvekit.modeling import build_model
 from curvekit.normalisers import VARIANTS
 
 TEXT = "The river was low in summer"

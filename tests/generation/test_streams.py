@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from curvekit.bases.building import build_model
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.generation.streams import Piece, _spelled, _Step, _until_stop, complete, generate, stream
-from curvekit.modeling import build_model
 from curvekit.text.tokenization import train_characters
 
 PROMPTS = ["The river", "She read the letter twice before she put", "", "A bank is also the side of a river."]

@@ -342,7 +342,7 @@ def test_names_from_users_are_escaped_on_the_index(tmp_path):
 def test_every_recipe_is_described_and_has_its_colour_and_its_parts():
     from curvekit.figures.drawing import COLOURS
     from curvekit.figures import INGREDIENTS
-    from curvekit.modeling import RECIPES
+    from curvekit.recipes import RECIPES
     from curvekit.reports.pages import WHAT
 
     for known in (WHAT, COLOURS, INGREDIENTS):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from curvekit.bases.building import build_model
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents
 from curvekit.generation.streams import generate
-from curvekit.modeling import build_model
 from curvekit.text.packing import pack, tokenizer_fingerprint
 from curvekit.text.tokenization import (
     END_OF_TEXT,

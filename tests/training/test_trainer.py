@@ -22,9 +22,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from curvekit.bases.building import build_model
 from curvekit.causality import LeakWarning
 from curvekit.errors import CurvekitError
-from curvekit.modeling import build_model
 from curvekit.text.packing import pack
 from curvekit.training import checkpoints
 from curvekit.training import trainer as training

@@ -1,0 +1,204 @@
+"""Building a recipe on a base: the base's weights in a model with a curve, or random weights in its shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from curvekit.bases import hub
+from curvekit.bases.berts import load_encoder
+from curvekit.bases.opening import base_tokenizer
+from curvekit.configuration import OWN_FIELDS
+from curvekit.errors import CurvekitError, first_line, pick, require_type
+from curvekit.modeling import ARCHITECTURES, Architecture
+from curvekit.modes import quiet
+from curvekit.recipes import recipe_settings
+
+MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
+_GIVEN = {"encoder", "encoder_config", "base_is_random"}  # what follows from the other arguments
+
+
+def build_model(
+    recipe: str,
+    base: str = "mini",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    encoder: str = "minilm",
+    seed: int = 0,
+    scratch: bool = False,
+    **overrides: Any,
+) -> PreTrainedModel:
+    """Build a recipe of :data:`curvekit.recipes.RECIPES` from a base, or from random weights of its shape.
+
+    Recipes of one base and seed share every weight of the base's part.
+
+    Args:
+        recipe: its name.
+        base: ``mini``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo or LLaMA.
+        tokenizer: the base's own, loaded when it is None and needed; from scratch any.
+        encoder: see :func:`curvekit.bases.berts.locate_encoder`; used with ``source="encoder"``.
+        seed: of every weight that the base does not bring.
+        scratch: take the base's shape and none of its weights; the vocabulary is the tokeniser's.
+        overrides: fields of :class:`curvekit.configuration.CurveConfigMixin`, such as ``context``, ``attention``,
+            ``degree``, and the base's own settings of dropout; from scratch also of its shape (a GPT-2's
+            ``n_layer``, ``n_embd``, ``n_head`` and ``n_positions``).
+
+    Raises:
+        CurvekitError: the recipe or a setting is unknown, or the base or the encoder cannot be had.
+    """
+    settings = recipe_settings(recipe, overrides)
+    theirs = base_config(base)
+    architecture = architecture_of(theirs)
+    _check_settings(settings, architecture, scratch)
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        fields = base_fields(theirs)
+        if scratch:
+            fields = _fresh(fields, architecture, tokenizer, settings)
+        bert = None
+        if settings.get("source") == "encoder":
+            tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
+            bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
+            settings |= {"encoder": encoder, "encoder_config": plain_bert(bert.config)}
+        config: Any = architecture.config(**fields | {"base_is_random": scratch} | settings)
+        if scratch:
+            plain = architecture.plain(architecture.plain.config_class(**fields))
+            model = architecture.model(config)
+            model.load_state_dict(plain.state_dict(), strict=False)
+        else:
+            model = _loaded(base, architecture, config)
+        if config.leaks:
+            model.generation_config.use_cache = False  # the base's own, loaded with it, keeps one
+        if bert is not None and not config.random_encoder:
+            model.base_model.encoder.fill(bert)
+    return model.eval()
+
+
+def planned_config(recipe: str, base: str, overrides: dict[str, Any]) -> Any:
+    """The configuration of a recipe on a base, without the encoder's, before anything is built.
+
+    Raises:
+        CurvekitError: as :func:`build_model`, for what can be told from settings.
+    """
+    theirs = base_config(base)
+    architecture = architecture_of(theirs)
+    settings = recipe_settings(recipe, overrides)
+    _check_settings(settings, architecture, scratch=True)
+    return architecture.config(**base_fields(theirs) | settings)
+
+
+def base_config(base: str) -> Any:
+    """The configuration of a base, wherever it lies.
+
+    Raises:
+        CurvekitError: there is none, or its architecture is not one of :data:`curvekit.modeling.ARCHITECTURES`.
+    """
+    if not Path(base).is_dir() and "/" not in base:
+        hub.pick_base(base)
+    where = hub.located(base)
+    hub.require_model(where, "the base", "base='mini'")
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
+    architecture_of(config, base)
+    return config
+
+
+def architecture_of(config: Any, base: str = "") -> Architecture:
+    """The row of :data:`curvekit.modeling.ARCHITECTURES` that a configuration belongs to.
+
+    Raises:
+        CurvekitError: it belongs to none.
+    """
+    kind = str(config.model_type).removeprefix("curve_")
+    if kind not in ARCHITECTURES:
+        known = ", ".join(each.title for each in ARCHITECTURES.values())
+        raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit takes {known}")
+    return ARCHITECTURES[kind]
+
+
+def base_fields(config: Any) -> dict[str, Any]:
+    """The part of a configuration that is the base's own: all that the plain model of this shape needs."""
+    # A base that curvekit saved keeps no cache where it leaks, which what is built on it need not.
+    left_out = {"model_type", "architectures", "transformers_version", *OWN_FIELDS}
+    left_out |= {"use_cache"} if hasattr(config, "leaks") else set()
+    return {name: value for name, value in config.to_dict().items() if name not in left_out}
+
+
+def _check_settings(settings: dict[str, Any], architecture: Architecture, scratch: bool) -> None:
+    dropouts = {*architecture.dropouts, architecture.attention_dropout}
+    known = (OWN_FIELDS - _GIVEN) | dropouts | (set(architecture.shape) if scratch else set())
+    for name, value in settings.items():
+        pick(name, sorted(known), "model setting")
+        if name in architecture.shape:
+            require_type(name, value, int)
+            if value < 1:
+                raise CurvekitError(f"{name} is {value}; give 1 or more")
+        elif name in dropouts:
+            require_type(name, value, float)
+            if not 0 <= value < 1:
+                raise CurvekitError(f"{name} is {value}; give 0 or more, and less than 1")
+
+
+def _fresh(
+    fields: dict[str, Any],
+    architecture: Architecture,
+    tokenizer: PreTrainedTokenizerBase | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The base's own fields in another shape and for another vocabulary; takes the shape out of ``settings``."""
+    if tokenizer is None:
+        raise CurvekitError("from scratch the vocabulary is the tokeniser's; give tokenizer=...")
+    end = tokenizer.eos_token_id
+    fields = fields | {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    fields |= {name: settings.pop(name) for name in architecture.shape if name in settings}
+    if architecture.title == "GPT-Neo":  # global and local layers in turn, as many as there are
+        kinds = [("global", "local")[i % 2] for i in range(fields["num_layers"])]
+        fields |= {"attention_types": [[[kind], 1] for kind in kinds], "attention_layers": kinds}
+    config = architecture.plain.config_class(**fields)
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads:
+        name = next(each for each in architecture.shape if getattr(config, each) == width)
+        raise CurvekitError(f"{name} is {width}, which {heads} heads cannot share; give a multiple")
+    if architecture.title == "LLaMA":
+        fields["head_dim"] = width // heads
+        if heads % config.num_key_value_heads:
+            raise CurvekitError(
+                f"{heads} query heads cannot share {config.num_key_value_heads} key heads; give num_key_value_heads "
+                "a divisor"
+            )
+    return fields
+
+
+def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
+    """The base's weights in a model with a curve, in float32."""
+    where = hub.located(base)
+    try:
+        return architecture.model.from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=hub.local_only(where),
+        )
+    except CurvekitError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
+
+
+def plain_bert(config: Any) -> dict[str, Any]:
+    """The part of a BERT configuration that shapes the model."""
+    names = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+        "layer_norm_eps", "initializer_range",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in names}

@@ -1,0 +1,129 @@
+"""What a model with a curve is told: the fields that curvekit adds to a configuration of transformers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
+
+from curvekit.curves import check_curve, reach
+from curvekit.encoders import CONTEXTS
+from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.normalisers import LOG_C
+from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze
+
+POSITIONS = ("base", "sinusoidal", "gpt2")  # `gpt2` is what `base` was called while every base was a GPT-2
+
+
+@dataclass(kw_only=True)
+class CurveConfigMixin:
+    """The settings of a curve and of the attention, over a base's own configuration.
+
+    Args:
+        recipe: the recipe's name, for outputs.
+        attention: a name of :data:`curvekit.recipes.ATTENTIONS`; ``sink`` learns one sink a head. It decides over
+            transformers' ``attn_implementation``, which chooses among implementations of softmax.
+        log_sink: the sink's score, or where learned sinks start (default log C).
+        source: ``encoder``, ``self`` (the model's own token embeddings) or ``none``.
+        encoder: the encoder's name, for outputs; ``encoder_config`` is its BERT configuration.
+        random_encoder: the encoder keeps untrained weights (an ablation).
+        train_encoder: train the encoder too.
+        context: ``static``, ``causal`` or ``bidirectional``.
+        degree, place, curve_weights, learn_place, window, channels, normalisation, fusion: of the curve; see
+            :class:`curvekit.curves.CurveEmbedding`.
+        positions: ``base``, or ``sinusoidal`` to add the published ones to the base's own.
+        base_is_random: the base had no pretrained weights.
+        freeze: what of the base keeps its weights in training, loaded models included; what curvekit adds (curve,
+            gate, sinks, and the encoder as ``train_encoder`` says) is trained in any case.
+            ``none``: nothing. ``embeddings``: words and positions, and with the words the output matrix where it is
+            the same (tied). A number n: these and the first n blocks. ``all_but_head``: everything but the last
+            norm and the output matrix, which becomes a matrix of its own, or training it would move the embeddings.
+
+    Raises:
+        CurvekitError: a value of another type, an unknown name, more blocks than there are, or a sink for a member
+            that has a fixed one.
+    """
+
+    recipe: str = "plain"
+    attention: str = "softmax"
+    log_sink: float = LOG_C
+    source: str = "none"
+    encoder: str | None = None
+    encoder_config: dict | None = None
+    random_encoder: bool = False
+    train_encoder: bool = False
+    context: str = "static"
+    degree: int = 2
+    place: float = 0.5
+    curve_weights: str = "bernstein"
+    learn_place: bool = False
+    window: str = "trailing"
+    channels: list | tuple = ("point",)
+    normalisation: str = "layernorm"
+    fusion: str = "gate"
+    positions: str = "base"
+    base_is_random: bool = False
+    freeze: str = "none"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, hint in _own_hints().items():
+            require_type(name, getattr(self, name), hint)
+        self.log_sink, self.place = float(self.log_sink), float(self.place)
+        pick(self.attention, ATTENTIONS, "attention")
+        if self.log_sink != LOG_C and self.attention in FIXED_SINKS:
+            raise CurvekitError(f"attention {self.attention!r} has a fixed sink; leave log_sink out")
+        pick(self.source, SOURCES, "source")
+        pick(self.context, CONTEXTS, "context")
+        pick(self.positions, POSITIONS, "kind of positions")
+        check_curve(
+            self.degree, self.place, self.curve_weights, self.learn_place, self.window, self.channels,
+            self.normalisation, self.fusion,
+        )  # fmt: skip
+        check_freeze(self.freeze, self.num_hidden_layers)  # type: ignore[attr-defined]
+        if self.freeze == "all_but_head":
+            self.tie_word_embeddings = False
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a position sees tokens after it."""
+        if self.source == "none":
+            return False
+        return reach(self.degree, self.window)[1] > 0 or (self.source == "encoder" and self.context == "bidirectional")
+
+    @property
+    def max_context(self) -> int:
+        """The longest sequence that both the model and the encoder have positions for."""
+        positions: int = self.max_position_embeddings  # type: ignore[attr-defined]
+        if self.source != "encoder" or self.context == "static":
+            return positions
+        return min(positions, (self.encoder_config or {}).get("max_position_embeddings", positions))
+
+
+@functools.cache
+def _own_hints() -> dict[str, Any]:
+    """The types of the fields that curvekit adds."""
+    return get_type_hints(CurveConfigMixin)
+
+
+OWN_FIELDS = frozenset(_own_hints())
+
+
+class CurveGPT2Config(CurveConfigMixin, GPT2Config):
+    """GPT-2's configuration and :class:`CurveConfigMixin`'s fields."""
+
+    model_type = "curve_gpt2"
+
+
+class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):
+    """GPT-Neo's configuration and :class:`CurveConfigMixin`'s fields."""
+
+    model_type = "curve_gpt_neo"
+
+
+class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
+    """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
+
+    model_type = "curve_llama"

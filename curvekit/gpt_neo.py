@@ -1,0 +1,93 @@
+"""GPT-Neo's attention behind transformers' attention interface, which its own class does not have.
+
+Scores are unscaled (no ``1/sqrt(d)``) and in float32, and every second layer sees a window of the last W words only:
+
+    y_i = sum_j w_ij v_j,   w_i = normalise(q_i . k_j : i - W < j <= i)
+
+The fused kernels sum scores in float32 whatever the type of q and k, so nothing is cast. With ``eager`` the formula of
+transformers' own class is run as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoModel, GPTNeoSelfAttention
+
+
+class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
+    """transformers' GPT-Neo attention, weight for weight, computed by whatever implementation the model is set to."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        layer_past: Any = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        name = self.config._attn_implementation
+        if name in (None, "eager"):
+            return super().forward(hidden_states, attention_mask, layer_past, use_cache, output_attentions, **kwargs)
+        heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
+        query, key, value = (
+            part(hidden_states).view(heads).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        past: int | Tensor = 0
+        if layer_past is not None:
+            past = layer_past.get_seq_length(self.layer_id)
+            past = past.clone() if isinstance(past, Tensor) else past  # a static layer counts in place
+            key, value = layer_past.update(key, value, self.layer_id)
+        if self.attention_type == "local":
+            key, value, attention_mask = self._windowed(query, key, value, attention_mask, past)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, None)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attn_dropout.p if self.training else 0.0,
+            scaling=1.0,
+            output_attentions=output_attentions,
+        )
+        return self.resid_dropout(self.out_proj(output.flatten(-2))), weights
+
+    def _windowed(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, past: int | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and mask of a layer that sees ``window_size`` words; those that nobody sees are left out."""
+        window, queries, keys = self.config.window_size, query.shape[2], key.shape[2]
+        if isinstance(past, int) and keys <= window:
+            return key, value, mask
+        if queries == 1 and isinstance(past, int) and keys == past + 1:
+            return key[:, :, -window:], value[:, :, -window:], None if mask is None else mask[..., -window:]
+        own = torch.arange(queries, device=query.device) + past
+        other = torch.arange(keys, device=query.device)
+        seen = (other > own[:, None] - window) & (other <= own[:, None])  # [queries, keys]
+        if mask is None:
+            return key, value, seen.view(1, 1, queries, keys)
+        if mask.dtype == torch.bool:
+            return key, value, mask & seen
+        return key, value, mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+
+
+class InterfacedGPTNeoModel(GPTNeoModel):
+    """transformers' GPT-Neo below its head, with :class:`InterfacedGPTNeoAttention` in its blocks."""
+
+    _supports_sdpa = _supports_attention_backend = True
+    _supports_flash_attn = False
+
+    def __init__(self, config: Any) -> None:
+        wanted = config._attn_implementation
+        config._attn_implementation = "eager"  # the only attention that its blocks know by name
+        super().__init__(config)
+        config._attn_implementation = self.get_correct_attn_implementation(wanted)
+        for block in self.h:
+            theirs = block.attn.attention
+            block.attn.attention = InterfacedGPTNeoAttention(config, theirs.attention_type, theirs.layer_id)
+        self.post_init()

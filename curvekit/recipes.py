@@ -1,0 +1,73 @@
+"""Recipes: named variants of a model, and the settings that each of them is.
+
+A recipe's parts: where the states come from that the curve runs through (``source``), what they see (``context``), the
+curve, and the attention. ``plain`` (on a GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curvekit.errors import CurvekitError, pick
+
+SOURCES = ("none", "encoder", "self")
+ATTENTIONS = {  # what `attention` may be, and the member of the family that it is
+    "softmax": "softmax",
+    "softemax": "stable",
+    "softmax1": "softmax1",
+    "published": "published",
+    "inverse": "inverse",
+    "plus": "plus",
+    "plus-inverse": "plus-inverse",
+    "sink": "stable",
+}
+FIXED_SINKS = ("softmax", "softmax1")  # attentions whose sink cannot be set
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "plain": {},
+    "curve": {"source": "encoder"},
+    "softemax": {"attention": "softemax"},
+    "curve+softemax": {"source": "encoder", "attention": "softemax"},
+    "published": {
+        "source": "encoder",
+        "context": "bidirectional",
+        "window": "centred",
+        "normalisation": "published",
+        "fusion": "replace",
+        "positions": "sinusoidal",
+    },
+    "encoder": {"source": "encoder", "degree": 0},
+    "self-curve": {"source": "self"},
+    "random-encoder": {"source": "encoder", "random_encoder": True},
+    "curve-causal": {"source": "encoder", "context": "causal"},
+    "sink": {"attention": "sink"},
+}
+
+
+def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a curve's configuration for a recipe: its own, and ``overrides``, which several recipes may share.
+
+    A recipe without a curve takes no notice of ``degree``, nor does ``encoder``, whose degree 0 is what it is there
+    for; one whose attention has a fixed sink takes none of ``log_sink``.
+
+    Raises:
+        CurvekitError: an unknown recipe.
+    """
+    own = RECIPES[pick(recipe, RECIPES, "recipe")]
+    settings = own | {"recipe": recipe} | overrides
+    if own.get("degree") == 0:
+        settings["degree"] = 0
+    if settings.get("attention", "softmax") in FIXED_SINKS:
+        settings.pop("log_sink", None)
+    return settings
+
+
+def check_freeze(which: str, blocks: int | None = None) -> None:
+    """Refuse what ``freeze`` cannot be; ``blocks`` is how many the model has, where that is known."""
+    if which in ("none", "embeddings", "all_but_head"):
+        return
+    if not (which.isascii() and which.isdecimal()):
+        raise CurvekitError(f"freeze is {which!r}; give none, embeddings, all_but_head, or a number of first blocks")
+    if blocks is not None and int(which) > blocks:
+        raise CurvekitError(f"freeze is {which!r}, but the base has {blocks} blocks; give at most {blocks}")
