@@ -124,7 +124,7 @@ def test_an_installed_curvekit_writes_its_report_from_an_empty_folder(wheel, tin
     here.mkdir()
     imported = called(python, "-c", "import curvekit; print(curvekit.__file__)", cwd=here)
     assert Path(imported.strip()).is_relative_to(tmp_path / "environment")
-    flags = ["--base", tiny_base, "--corpus", tiny_corpus, "--recipes", "gpt2", "curve+softemax", "--steps", 2]
+    flags = ["--base", tiny_base, "--corpus", tiny_corpus, "--recipes", "gpt2", "softemax", "--steps", 2]
     flags += ["--block-size", 16, "--batch-size", 4, "--eval-every", 1, "--save-every", 2, "--context-eval", 16]
     flags += ["--sample-prompts", 1, "--prompt-tokens", 8, "--sample-tokens", 8]
     flags += ["--parameter", "leak_steps=2"]
