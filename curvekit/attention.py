@@ -74,6 +74,9 @@ def softemax_attention(
         CurvekitError: unknown variant, both a mask and ``is_causal``, or head counts that do not divide.
     """
     _check(query, key, mask, is_causal)
+    if torch.is_autocast_enabled(query.device.type):  # as for torch's own; rotary positions leave q and k in float32
+        lower = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (x if x.dtype == torch.float64 else x.to(lower) for x in (query, key, value))
     sink = resolve_sink(variant, log_sink)
     if variant == "softmax" and fused:
         if mask is not None and mask.dtype != torch.bool:
@@ -163,7 +166,8 @@ def _additive(mask: Tensor, query: Tensor) -> Tensor:
 def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> str | None:
     """Name the fused kernel that takes these inputs, or None."""
     empty = 0 in (*query.shape, *key.shape)
-    if empty or query.shape[-1] != value.shape[-1] or (mask is not None and mask.requires_grad):
+    alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
+    if empty or not alike or (mask is not None and mask.requires_grad):
         return None
     if query.device.type == "cpu":
         return "cpu"

@@ -77,20 +77,37 @@ def tiny_tokenizer(tiny_texts):
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tiny_tokenizer, tmp_path_factory) -> Path:
-    """The folder of a saved GPT-2 of 2 layers, 32 wide, 64 positions, with its tokenizer."""
+def tiny_bases(tiny_tokenizer, tmp_path_factory) -> dict[str, Path]:
+    """Folders of a saved GPT-2, GPT-Neo and LLaMA of 2 layers, 32 wide, 64 positions, with their tokenizer."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, LlamaConfig
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny-base")
-    config = GPT2Config(
-        vocab_size=len(tiny_tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2,
-        bos_token_id=tiny_tokenizer.bos_token_id, eos_token_id=tiny_tokenizer.eos_token_id,
-    )  # fmt: skip
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+    end = tiny_tokenizer.eos_token_id
+    common = {"vocab_size": len(tiny_tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    configs = {
+        "gpt2": GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=2, **common),
+        "gpt_neo": GPTNeoConfig(  # its second layer sees a window of 6 words
+            max_position_embeddings=64, hidden_size=32, num_layers=2, num_heads=2, window_size=6,
+            attention_types=[[["global", "local"], 1]], **common,
+        ),
+        "llama": LlamaConfig(  # two query heads share a key head
+            max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, intermediate_size=64, tie_word_embeddings=True, **common,
+        ),
+    }  # fmt: skip
+    folders = {}
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        folders[name] = tmp_path_factory.mktemp(f"tiny-{name}")
+        AutoModelForCausalLM.from_config(config).save_pretrained(folders[name])
+        tiny_tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_bases) -> Path:
+    """The folder of the tiny GPT-2."""
+    return tiny_bases["gpt2"]
 
 
 @pytest.fixture(scope="session")
@@ -125,21 +142,26 @@ def tiny_encoder(tiny_texts, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def make(tiny_base, tiny_encoder, tiny_tokenizer):
-    """Build a recipe on the tiny base; with ``open_gate`` its curve takes part, as after training."""
+def builder(base, encoder, tokenizer):
+    """Build a recipe on a tiny base; with ``open_gate`` its curve takes part, as after training."""
     import torch
 
     from curvekit.bases.building import build_model
 
     def build(recipe, open_gate=True, **overrides):
-        model = build_model(recipe, str(tiny_base), tiny_tokenizer, encoder=str(tiny_encoder), **overrides)
+        model = build_model(recipe, str(base), tokenizer, encoder=str(encoder), **overrides)
         curve = getattr(model.base_model, "curve", None)
         if open_gate and curve is not None and curve.gate is not None:
             torch.nn.init.constant_(curve.gate, 0.7)
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def make(tiny_base, tiny_encoder, tiny_tokenizer):
+    """:func:`builder` on the tiny GPT-2."""
+    return builder(tiny_base, tiny_encoder, tiny_tokenizer)
 
 
 @pytest.fixture(scope="session")

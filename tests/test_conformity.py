@@ -1,18 +1,38 @@
-"""CurveGPT2 does what transformers expects of a causal language model, in every recipe."""
+"""Every architecture does in every recipe what transformers expects of a causal language model."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel, pipeline
+from conftest import builder
+from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
+from curvekit.bases.building import architecture_of
 from curvekit.errors import CurvekitError
+from curvekit.modeling import ARCHITECTURES
 from curvekit.recipes import RECIPES
 
 CAUSAL = [name for name in RECIPES if name != "published"]
 WITH_ENCODER = [name for name, settings in RECIPES.items() if settings.get("source") == "encoder"]
 IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def base(request, tiny_bases):
+    return tiny_bases[request.param]
+
+
+@pytest.fixture(scope="module")
+def make(base, tiny_encoder, tiny_tokenizer):
+    return builder(base, tiny_encoder, tiny_tokenizer)
+
+
+def without_dropout(make, recipe):
+    row = architecture_of(make(recipe).config)
+    return make(recipe, **dict.fromkeys((*row.dropouts, row.attention_dropout), 0.0)).train()
+
+
 ALL = {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False}
 
 
@@ -108,8 +128,8 @@ def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache,
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, tiny_base):
-    model, assistant = make(recipe), GPT2LMHeadModel.from_pretrained(tiny_base).eval()
+def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, base):
+    model, assistant = make(recipe), AutoModelForCausalLM.from_pretrained(base).eval()
     if model.config.leaks:
         with pytest.raises((CurvekitError, ValueError), match="cache"):
             model.generate(IDS[:1], assistant_model=assistant, **ALL)
@@ -178,8 +198,8 @@ def test_hidden_states_and_attentions_on_request(make, recipe):
         model.set_attn_implementation("eager")  # as in transformers: sdpa returns none
     with torch.no_grad():
         output = model(IDS, output_hidden_states=True, output_attentions=True, use_cache=False)
-    layers, heads = model.config.n_layer, model.config.n_head
-    assert [tuple(each.shape) for each in output.hidden_states] == [(3, 12, model.config.n_embd)] * (layers + 1)
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    assert [tuple(each.shape) for each in output.hidden_states] == [(3, 12, model.config.hidden_size)] * (layers + 1)
     assert torch.allclose(model.lm_head(output.hidden_states[-1]), output.logits, atol=1e-5)
     assert [tuple(each.shape) for each in output.attentions] == [(3, heads, 12, 12)] * layers
     assert torch.allclose(output.logits, logits(model), atol=1e-5), "asking changes nothing"
@@ -280,7 +300,7 @@ def loss_and_gradients(model):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_gradient_checkpointing_changes_nothing(make, recipe, reentrant):
-    model = make(recipe, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train()
+    model = without_dropout(make, recipe)
     loss, gradients = loss_and_gradients(model)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     again, same = loss_and_gradients(model)
@@ -300,7 +320,7 @@ def test_it_traces_and_keeps_its_logits(make, recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
     torch.compiler.reset()
-    model = make(recipe, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train()
+    model = without_dropout(make, recipe)
     loss, gradients = loss_and_gradients(model)
     compiled = torch.compile(model)
     with torch.no_grad():
