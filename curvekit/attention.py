@@ -457,8 +457,8 @@ def check_supported(model: nn.Module) -> None:
         )
     if getattr(config, "attn_logit_softcapping", None):
         raise CurvekitError(
-            f"{type(model).__name__} caps its attention scores (attn_logit_softcapping="
-            f"{config.attn_logit_softcapping:g}), which SoftEMax does not have; load it with another attn_implementation"
+            f"{type(model).__name__} caps its attention scores at {config.attn_logit_softcapping:g} "
+            "(attn_logit_softcapping), which SoftEMax does not have; load it with another attn_implementation"
         )
 
 

@@ -142,25 +142,11 @@ def tiny_encoder(tiny_texts, tmp_path_factory) -> Path:
     return folder
 
 
-def builder(base, encoder, tokenizer):
-    """Build a recipe on a tiny base; with ``open_gate`` its curve takes part, as after training."""
-    import torch
-
-    from curvekit.bases.building import build_model
-
-    def build(recipe, open_gate=True, **overrides):
-        model = build_model(recipe, str(base), tokenizer, encoder=str(encoder), **overrides)
-        curve = getattr(model.base_model, "curve", None)
-        if open_gate and curve is not None and curve.gate is not None:
-            torch.nn.init.constant_(curve.gate, 0.7)
-        return model
-
-    return build
-
-
 @pytest.fixture(scope="session")
 def make(tiny_base, tiny_encoder, tiny_tokenizer):
-    """:func:`builder` on the tiny GPT-2."""
+    """Build a recipe on the tiny GPT-2, see :func:`tiny.builder`."""
+    from tiny import builder
+
     return builder(tiny_base, tiny_encoder, tiny_tokenizer)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import builder
+from tiny import builder
 from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
