@@ -5,6 +5,8 @@ from curvekit.lazy import public
 _HOMES = {
     "unreachable": "hub",
     "located": "hub",
+    "converted": "gguf",
+    "read_gguf": "gguf",
 }
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)
