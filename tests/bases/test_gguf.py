@@ -32,7 +32,7 @@ TEXTS = (
     "  two spaces,   three, a tab\tand\r\nan end  ",
     "It's we'll THEY'D -- naïve café Ⅷ ½ 日本語 🙂 \u00a0x",
     "",
-    "\n\n\n7",
+    "\n\n\n7 zzz",
 )
 
 
@@ -238,9 +238,14 @@ def slow_merges(text: str, fields: dict) -> list[int]:
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_texts_become_the_tokens_that_the_files_own_merges_give(cache, tiny_llama, tiny_tokenizer, tiny_texts, pre):
+    # Two entries that tell the cuts apart: ends of lines that merge, and a word that no merges lead to.
     fields = tokenizer_fields(tiny_tokenizer, pre)
-    tokenizer = AutoTokenizer.from_pretrained(converted(tiny_llama(fields={"tokenizer.ggml.pre": pre})))
-    assert tokenizer.convert_ids_to_tokens(list(range(400))) == fields["tokenizer.ggml.tokens"]
+    own = {"tokens": ["ĊĊ", "Ġzzz"], "token_type": [1, 1], "merges": ["Ċ Ċ"]}
+    fields |= {f"tokenizer.ggml.{name}": fields[f"tokenizer.ggml.{name}"] + more for name, more in own.items()}
+    model = llama()
+    model.resize_token_embeddings(402)
+    tokenizer = AutoTokenizer.from_pretrained(converted(tiny_llama(model, fields)))
+    assert tokenizer.convert_ids_to_tokens(list(range(402))) == fields["tokenizer.ggml.tokens"]
     for text in (*TEXTS, *tiny_texts[:5]):
         ids = tokenizer(text).input_ids
         assert ids == slow_merges(text, fields), text
