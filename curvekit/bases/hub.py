@@ -70,7 +70,19 @@ def require_model(name: str, what: str, instead: str, *files: str) -> None:
 
 
 def located(name: str) -> str:
-    """The folder of what ships with the package, else the name itself."""
+    """The folder of what ships with the package, of ``smollm2`` or of a GGUF file (made at first), else the name.
+
+    Raises:
+        CurvekitError: as :func:`curvekit.bases.smollm2.locate` and :func:`curvekit.bases.gguf.converted`.
+    """
+    if name == "smollm2":
+        from curvekit.bases import smollm2
+
+        return smollm2.locate()
+    if name.endswith(".gguf"):
+        from curvekit.bases import gguf
+
+        return str(gguf.converted(name))
     return str(SHIPPED.get(name, name))
 
 
