@@ -10,7 +10,7 @@ from pathlib import Path
 
 from curvekit.errors import CurvekitError, pick
 
-BASES = ("mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+BASES = ("mini", "smollm2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 SHIPPED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}  # a base's name -> its folder in the package
 SECONDS = 3.0
 MINUTE = 60.0
