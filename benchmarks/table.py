@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curvekit.experiments.results import markdown_table
+from curvekit.evaluation.results import markdown_table
 from curvekit.files import read_json, write_text
 
 

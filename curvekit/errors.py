@@ -50,3 +50,9 @@ def pick(name: str, options: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise CurvekitError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def not_whole(what: str, folder: object, error: Exception) -> str:
+    """What is said of a saved part that cannot be read."""
+    reason = first_line(error)
+    return f"the {what} in {folder} is not whole ({reason}); restore it, or delete the run's folder and train it again"

@@ -35,7 +35,6 @@ ARROWS = (
     "training.runs > training.tracking > training.trainer > training.pretraining > training.cards",
     "training.checkpoints > training.trainer",
     "evaluation.metrics > evaluation.significance",
-    "experiments.results > experiments.comparison",
     "generation.sampling > generation.streams > generation.console",
     "figures.drawing > figures.shading",
     "figures.drawing > figures.normalisers > figures.attention",
@@ -137,6 +136,12 @@ def test_arrows_point_one_way(arrow):
         assert not reachable(room) & set(rooms[place + 1 :]), f"{room} builds on a room above it"
 
 
+@pytest.mark.parametrize("wing", ["__init__", *(wing for wing in WINGS if wing != "idea")])
+def test_no_public_name_is_also_a_room_of_its_wing(wing):
+    rooms = {room.rpartition(".")[2] for room in ROOMS if room.rpartition(".")[0] == wing.removeprefix("__init__")}
+    assert not set(public(wing)) & rooms, "importing the room would put it in the name's place"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_the_library_imports_no_notebook_no_test_and_only_widgets_import_widgets(path):
     names = {name.split(".")[0] for name in imported(path)}
@@ -197,9 +202,9 @@ def test_contributing_names_every_room():
     wing = ""
     seen: set[str] = set()
     for line in plan.splitlines():
-        head, _, rest = line.partition("   ")
-        if head.strip():
-            wing = "" if head.strip() in ("the idea", "everywhere") else head.strip().rstrip("/") + "."
+        head, rest = line[:15].strip(), line[15:]
+        if head:
+            wing = "" if head in ("the idea", "everywhere") else head.rstrip("/") + "."
         for chain in re.split(r"\s{3,}", rest.strip()):
             groups = [[wing + room for room in re.findall(r"\w+", group)] for group in chain.split(">")]
             seen |= {room for group in groups for room in group}

@@ -5,7 +5,7 @@ from curvekit.lazy import public
 _HOMES = {
     "build_model": "building",
     "open_model": "opening",
-    "base_tokenizer": "opening",
+    "base_tokenizer": "tokenizer",
     "load_bert": "berts",
     "load_encoder": "berts",
     "unreachable": "hub",

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
 from curvekit.bases.berts import load_encoder
-from curvekit.bases.opening import base_tokenizer
+from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.configuration import OWN_FIELDS
 from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.modeling import ARCHITECTURES, Architecture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
-from curvekit.errors import CurvekitError, first_line
+from curvekit.bases.tokenizer import base_tokenizer, saved_tokenizer
+from curvekit.errors import CurvekitError, not_whole
 from curvekit.files import read_json
 
 if TYPE_CHECKING:
@@ -30,54 +30,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CurvekitError(_not_whole("model", folder, error)) from error
-
-
-def _not_whole(what: str, folder: str | Path, error: Exception) -> str:
-    reason = first_line(error)
-    return f"the {what} in {folder} is not whole ({reason}); restore it, or delete the run's folder and train it again"
-
-
-def saved_tokenizer(folder: str | Path, name: str) -> PreTrainedTokenizerBase:
-    """The tokeniser saved with a model; ``name`` is what signatures call it.
-
-    Raises:
-        CurvekitError: its files are missing, or cut off.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CurvekitError(_not_whole("tokeniser", folder, error)) from error
-    tokenizer.name_or_path = Path(name).name  # a signature names no folder of this machine
-    return tokenizer
-
-
-def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
-    """The tokeniser that a base brings: ``mini``, a folder, or a hub model.
-
-    Raises:
-        CurvekitError: the base has no tokeniser here and the hub cannot be reached.
-    """
-    from transformers import AutoTokenizer
-
-    where = hub.located(base)
-    hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where,
-            clean_up_tokenization_spaces=False,
-            local_files_only=hub.local_only(where),
-            trust_remote_code=False,
-        )
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CurvekitError(f"the base {base!r} has no readable tokeniser ({first_line(error)})") from error
-    if tokenizer.eos_token is None:
-        raise CurvekitError(f"the tokeniser of {base!r} has no end-of-text token; curvekit puts one before a document")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        raise CurvekitError(not_whole("model", folder, error)) from error
 
 
 def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -108,6 +61,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     with quiet():
         if is_run:
             own = saved.get("tokenizer", "base")
+            if not (folder / "model").exists():
+                raise CurvekitError(f"the run in {folder} has no model yet; give its command again, it goes on")
             model = load_model(folder / "model")
             tokenizer = saved_tokenizer(folder / "model", str(saved.get("base")) if own == "base" else str(own))
         else:

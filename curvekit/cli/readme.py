@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from curvekit.errors import CurvekitError
-from curvekit.experiments.results import INTERVAL, cells, markdown_table
+from curvekit.evaluation.results import INTERVAL, cells, markdown_table
 from curvekit.files import read_json, write_text
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"

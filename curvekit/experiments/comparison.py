@@ -16,9 +16,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from curvekit.errors import CurvekitError, pick
+from curvekit.evaluation import results
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
-from curvekit.experiments import results
 from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.training.runs import Run, load_run
 from curvekit.training.settings import RunConfig

@@ -2,6 +2,13 @@
 
 from curvekit.lazy import public
 
-_HOMES = {}
+_HOMES = {
+    "Pair": "ratings",
+    "pairs": "ratings",
+    "append_rating": "ratings",
+    "read_ratings": "ratings",
+    "wilson": "ratings",
+    "win_rates": "ratings",
+}
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)

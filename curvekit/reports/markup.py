@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curvekit.figures.drawing import COLOURS
-from curvekit.experiments.results import cells, contrast_cells
+from curvekit.evaluation.results import cells, contrast_cells
 
 if TYPE_CHECKING:
     from curvekit.experiments.comparison import Comparison

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from curvekit.bases.opening import base_tokenizer
+from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError, pick
 
 KINDS = ("base", "characters", "bpe", "bpe-dropout")

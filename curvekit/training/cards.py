@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from curvekit.bases.building import MINI, base_fields
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents
-from curvekit.experiments.results import markdown_table
+from curvekit.evaluation.results import markdown_table
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation.streams import generate
 from curvekit.text.corpora import load_corpus

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curvekit.bases.opening import load_model, saved_tokenizer
+from curvekit.bases.opening import load_model
+from curvekit.bases.tokenizer import saved_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, read_jsonl, write_json
 from curvekit.training.settings import SPLITS, RunConfig

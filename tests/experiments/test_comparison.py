@@ -15,8 +15,8 @@ import pytest
 from curvekit.errors import CurvekitError
 from curvekit.evaluation import significance
 from curvekit.evaluation.metrics import LanguageModelScore, score_documents
+from curvekit.evaluation.results import latex, markdown_table
 from curvekit.experiments.comparison import compare, holm, load_comparison, paired_bootstrap, run_experiment
-from curvekit.experiments.results import latex, markdown_table
 from curvekit.files import read_json, write_json
 from curvekit.training.runs import load_run
 from curvekit.training.settings import RunConfig
