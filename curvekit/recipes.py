@@ -24,8 +24,8 @@ ATTENTIONS = {  # what `attention` may be, and the member of the family that it 
 FIXED_SINKS = ("softmax", "softmax1")  # attentions whose sink cannot be set
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "gpt2": {},
     "plain": {},
+    "gpt2": {},
     "curve": {"source": "encoder"},
     "softemax": {"attention": "softemax"},
     "curve+softemax": {"source": "encoder", "attention": "softemax"},
