@@ -40,7 +40,7 @@ ARROWS = (
     "reports.markup > reports.pages > reports.execution",
     "errors > files > text.corpora",
 )
-EVERYWHERE = {"errors", "files", "modes", "lazy"}  # what every room may stand on, and stands on nothing above
+EVERYWHERE = {"errors", "files", "ownership", "modes", "lazy"}  # what every room may stand on, and stands on nothing above
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
+from curvekit.bases.weights import check_files, check_loaded
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json
 
@@ -18,19 +19,22 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     """A saved model, on the CPU, in evaluation mode.
 
     Raises:
-        CurvekitError: its files are missing, or cut off.
+        CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
+    check_files(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        ).eval()
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CurvekitError(_not_whole("model", folder, error)) from error
+    check_loaded(model, info, f"the model in {folder}")
+    return model.eval()
 
 
 def _not_whole(what: str, folder: str | Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ run that nobody disturbed (bit for bit on a CPU; on a GPU as far as its kernels 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -36,12 +37,22 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modeling import CurveGPT2LMHeadModel, build_model
 from curvekit.modes import quiet
+from curvekit.ownership import MARKER, mark, marker, replaced
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
-from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
+from curvekit.training.checkpoints import (
+    WEIGHTS,
+    SafeTrainer,
+    gone,
+    is_last,
+    last_whole_checkpoint,
+    own_checkpoints,
+    step_of,
+    writing,
+)
 from curvekit.training.optimizers import decays, muon
-from curvekit.training.runs import Run, claimed, load_run
+from curvekit.training.runs import LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
 
@@ -88,7 +99,7 @@ def train(
         checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
         if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
             warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
-            shutil.rmtree(folder / "checkpoints")
+            _clear(folder, "checkpoints")
             checkpoint = None
         if not run.trained:
             rows = _take_back(folder, rows, checkpoint)
@@ -129,9 +140,11 @@ def fit(
     _check_room(config, model)
     warn_if_leaking(model)
     held_out = _held_out(config, corpus, "validation", tokenizer)
+    tokens = _scaffold(run.folder, "tokens")
+    _scaffold(run.folder, "checkpoints")
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
+        laid_out(texts, cutter, config.block_size, tokens / f"{split}.safetensors", progress)
         for split, texts, cutter in (
             ("train", *_training_text(config, corpus["train"], tokenizer)),
             ("validation", held_out, tokenizer),
@@ -184,6 +197,7 @@ def evaluate(
     tokenizer: Any = run.tokenizer()
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
+        _require_there(run.folder)
         _tell(watchers, f"scoring the {split} documents")
         score = score_documents(
             model,
@@ -229,15 +243,37 @@ def evaluate(
     )
     for watcher in watchers:
         watcher.finish(metrics, samples)
+    _require_there(run.folder)
     write_json(run.folder / "metrics.json", metrics)
     _clear(run.folder)
     return metrics
 
 
-def _clear(folder: Path) -> None:
-    """Remove what is needed only to go on, and is several times as large as the model."""
-    for scaffold in ("checkpoints", "tokens"):
-        shutil.rmtree(folder / scaffold, ignore_errors=True)
+def _clear(folder: Path, *scaffolds: str) -> None:
+    """Remove what is needed only to go on, and is several times as large as the model; what is another's stays."""
+    for name in scaffolds or ("checkpoints", "tokens"):
+        place = folder / name
+        for own in own_checkpoints(place):
+            shutil.rmtree(own)
+        for split in ("train", "validation"):
+            (place / f"{split}.safetensors").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or somebody has put something into it
+            if {path.name for path in place.iterdir()} <= {MARKER}:
+                shutil.rmtree(place)
+
+
+def _scaffold(folder: Path, name: str) -> Path:
+    """A folder of what is needed only to go on, marked, so that what a disk damages in it is known to be ours."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    if not marker(place):
+        mark(place, name)
+    return place
+
+
+def _require_there(folder: Path) -> None:
+    if not (folder / LOCK).exists():
+        raise gone(folder)
 
 
 class _Trainer(SafeTrainer):
@@ -288,6 +324,7 @@ class _History(TrainerCallback):
                 f"the loss is {loss} at step {state.global_step}: training has come apart; "
                 "lower learning_rate, lengthen warmup, or use precision 'float32'"
             )
+        _require_there(self.path.parent)
         append_jsonl(self.path, row)
         for watcher in self.watchers:
             watcher.row(row)
@@ -403,12 +440,10 @@ def _take_back(folder: Path, rows: Sequence[Row], checkpoint: Path | None) -> li
 
 def _save_model(model: CurveGPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write ``model/`` whole or not at all."""
-    half = folder.with_name(".model")
-    shutil.rmtree(half, ignore_errors=True)
-    with writing(half):
+    _require_there(folder.parent)
+    with writing(folder), replaced(folder, "model") as half:
         model.save_pretrained(half)
         tokenizer.save_pretrained(half)
-        half.rename(folder)
 
 
 def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Any]:
