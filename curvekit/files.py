@@ -15,7 +15,6 @@ from typing import IO, Any
 
 from curvekit.errors import CurvekitError
 
-
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.curvekit")  # what a file is called while it is written
 
 

@@ -76,13 +76,11 @@ def require(folder: str | Path, kind: Kind) -> None:
             nothing in it shows that it is of this kind.
     """
     folder = Path(folder)
-    require_files(folder, kind.files)
-    if not folder.exists():
-        return
     marked = marker(folder).get("kind")
     if marked not in (None, kind.name):
         raise CurvekitError(f"{folder} is curvekit's, but a {marked}'s and not {kind.called}; choose another folder")
-    if marked or any(path for pattern in kind.proofs for path in folder.glob(pattern)):
+    require_files(folder, kind.files)
+    if not folder.exists() or marked or any(path for pattern in kind.proofs for path in folder.glob(pattern)):
         return
     if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
         raise CurvekitError(f"{folder} is no {kind.called[2:]}, it holds {others[0]}; choose a new or empty one")
@@ -95,7 +93,12 @@ def require_files(folder: str | Path, files: Mapping[str, Shape]) -> None:
         CurvekitError: the first one; or the folder, or one that it is to lie in, is a file.
     """
     folder = Path(folder)
-    if (there := next(each for each in (folder, *folder.parents) if each.exists())) and not there.is_dir():
+    try:
+        str(folder).encode()
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+    except (OSError, ValueError) as error:  # too long, not UTF-8, or with a NUL
+        raise CurvekitError(f"{str(folder)[:80]!r} cannot be a folder's name ({error}); choose another") from error
+    if not there.is_dir():
         raise CurvekitError(f"{there} is a file; name a folder")
     for pattern, shape in files.items():
         for path in sorted(folder.glob(pattern)):
@@ -110,9 +113,7 @@ def require_file(path: str | Path, shape: Shape) -> None:
     """
     path = Path(path)
     if os.path.lexists(path) and not _has(path, shape):
-        raise CurvekitError(
-            f"{path} is not curvekit's own and would be written over; move it, or choose another place"
-        )
+        raise CurvekitError(f"{path} is not curvekit's own and would be written over; move it, or choose another place")
 
 
 def _has(path: Path, shape: Shape) -> bool:

@@ -36,6 +36,7 @@ def locate_encoder(name: str) -> str:
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
+        hub.require_answers()
         raise CurvekitError(f"no encoder {name!r} was found; use 'minilm', 'bert-base-uncased' or a folder") from error
     if config.model_type != "bert":
         raise CurvekitError(f"the encoder {name!r} is a {config.model_type!r}; curvekit's bridge takes a BERT")

@@ -31,6 +31,8 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
+    except CurvekitError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CurvekitError(_not_whole("model", folder, error)) from error
     check_loaded(model, info, f"the model in {folder}")
@@ -100,9 +102,9 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     from curvekit.modes import quiet
 
     folder = Path(name)
-    saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    saved = read_json(folder / "config.json") if hub.exists(folder / "config.json") else {}
     if not saved:
-        if folder.is_dir():
+        if hub.exists(folder) and folder.is_dir():
             raise CurvekitError(f"{folder} holds no run, model or base (no config.json); name a folder below it")
         pick_base(str(name))
     is_run = bool(saved) and "model_type" not in saved

@@ -1,4 +1,4 @@
-"""Weights are what they say: only safetensors, of a shape that can be, and every tensor that the model has and no other.
+"""Weights are what they say: only safetensors, of shapes that can be, each tensor that the model has and no other.
 
 transformers fills a tensor that a checkpoint lacks with random numbers, leaves out one that it does not know, and
 reads an index that names a pickle; each with a warning at most. Here each is an error, in a sentence.
@@ -68,6 +68,7 @@ def _fetched(name: str, file: str, revision: str | None) -> Path | None:
             _raise_exceptions_for_connection_errors=False,
         )
     except OSError as error:
+        hub.require_answers()
         raise CurvekitError(f"{name!r} cannot be looked up on the hub ({first_line(error)})") from error
     return Path(path) if path else None
 

@@ -32,7 +32,7 @@ def _is_config(path: Path) -> bool:
 
 def _is_corpus(path: Path) -> bool:
     found = read_json(path)
-    return found.keys() == {"train", *SPLITS} and all(re.fullmatch("[0-9a-f]{12}", each) for each in found.values())
+    return "train" in found and found.keys() <= {"train", *SPLITS} and all(isinstance(x, str) for x in found.values())
 
 
 def _is_model(path: Path) -> bool:
@@ -193,7 +193,8 @@ def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
         except Timeout as error:
             raise CurvekitError(f"another process trains in {folder}; wait for it or choose another folder") from error
         except OSError as error:
-            raise CurvekitError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
+            reason = error.strerror or error
+            raise CurvekitError(f"cannot write to {folder}: {reason}; choose another folder") from error
         stack.callback(lock.release)
         require_place(config, folder)  # now that nobody else is at it
         run = Run(folder)
@@ -218,9 +219,9 @@ def require_place(config: RunConfig, folder: Path) -> None:
         CurvekitError: the folder, or a file that would be written over, is another's; it holds another run.
     """
     require(folder, RUN)
-    if Run(folder).begun or Run(folder).finished:
-        if differences := load_run(folder).config.differences(config):
-            raise CurvekitError(f"{folder} holds another run: its {'; its '.join(differences)}; choose another folder")
+    begun = Run(folder).begun or Run(folder).finished
+    if begun and (differences := load_run(folder).config.differences(config)):
+        raise CurvekitError(f"{folder} holds another run: its {'; its '.join(differences)}; choose another folder")
 
 
 def _agree(config: RunConfig, folder: Path) -> None:

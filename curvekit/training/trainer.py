@@ -52,6 +52,7 @@ from curvekit.training.checkpoints import (
     writing,
 )
 from curvekit.training.optimizers import decays, muon
+from curvekit.training.preflight import check_room, check_run, precision
 from curvekit.training.runs import LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
@@ -95,6 +96,8 @@ def train(
             return run
         told: list[str] = []  # while nobody watches yet
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        if not run.trained:
+            check_run(config, corpus)
         revision = _same_corpus(folder, corpus)
         checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
         if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
@@ -137,7 +140,7 @@ def fit(
         freeze=config.freeze,
         **dropout | config.overrides(),
     )
-    _check_room(config, model)
+    check_room(config, model.config.max_context)
     warn_if_leaking(model)
     held_out = _held_out(config, corpus, "validation", tokenizer)
     tokens = _scaffold(run.folder, "tokens")
@@ -373,19 +376,6 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
     return arguments
 
 
-def precision(config: RunConfig) -> str:
-    """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
-    cuda = torch.cuda.is_available()
-    if config.precision == "fp16" and not cuda:
-        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
-    if config.precision != "auto":
-        return config.precision
-    if cuda:
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    here = torch.cpu.get_capabilities()
-    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
-
-
 def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
     """Loss and accuracy a scored token.
 
@@ -402,19 +392,6 @@ def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """Whether each next token was ranked first: booleans [batch, block - 1]."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     return logits[:, :-1].argmax(-1) == labels[:, 1:]
-
-
-def _check_room(config: RunConfig, model: CurveGPT2LMHeadModel) -> None:
-    positions = model.config.max_context
-    wanted = {"block_size": config.block_size, "context_eval": config.context_eval or 1}
-    if config.sample_prompts:
-        wanted["sample_tokens"] = config.sample_tokens + 1
-    for name, tokens in wanted.items():
-        if tokens > positions:
-            raise CurvekitError(
-                f"{name} is {getattr(config, name)}, longer than the {positions} positions of the base "
-                f"{config.base!r}; give at most {positions - (name == 'sample_tokens')}"
-            )
 
 
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:

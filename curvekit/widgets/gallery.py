@@ -51,6 +51,7 @@ from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.generation.streams import Completion, Stream, positions_of, stream
 from curvekit.modeling import RECIPES
 from curvekit.normalisers import VARIANTS
+from curvekit.ownership import require_file, rows_with
 from curvekit.preferences.ratings import ANSWERS, QUESTIONS, Pair, append_rating, pairs, read_ratings, win_rates
 from curvekit.reports.markup import table, texts
 from curvekit.widgets.panels import Panel, Sample, Stop, follow
@@ -281,6 +282,7 @@ class Playground(_Writer):
     def save(self) -> None:
         """Write the history as JSON lines, whole or not at all."""
         with self.shielded():
+            require_file(self.file.value, rows_with("time", "model", "prompt", "text", "probabilities"))
             path = write_jsonl(self.file.value, self.history)
             self.say(f"{len(self.history)} continuations written to {path}", "done")
 
