@@ -28,6 +28,7 @@ import curvekit
 from benchmarks import GROUPS
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, write_json
+from curvekit.ownership import require_files, text_with
 
 LEAST_PAIRS = 5
 MOST_PAIRS = 60
@@ -273,6 +274,24 @@ def merge(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def require_rows(path: Path) -> None:
+    """Return where a device's file, its page and its figures may be written.
+
+    Raises:
+        CurvekitError: one of them is another's.
+    """
+    from curvekit.figures.drawing import is_figure
+
+    require_files(
+        path.parent,
+        {
+            path.name: lambda file: all({"group", "name", "ratio"} <= row.keys() for row in read_json(file)["rows"]),
+            f"{path.stem}.md": text_with(f"# Benchmarks: {path.stem}"),
+            **{f"figures/{path.stem}.{kind}": is_figure for kind in ("svg", "png")},
+        },
+    )
+
+
 def cases(group: str, settings: Settings) -> Iterator[Case]:
     """The cases of a group, one at a time: what one holds is free before the next is built."""
     return importlib.import_module(f"benchmarks.{pick(group, GROUPS, 'benchmark')}").cases(settings)
@@ -289,6 +308,7 @@ def run(groups: Sequence[str], out: Path, settings: Settings, announce: Callable
     for group in groups:
         pick(group, GROUPS, "benchmark")
     path, apart = out / file_name(settings), []
+    require_rows(path)
     for group in groups:
         for case in cases(group, settings):
             row = measure(case, group, settings)

@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from curvekit.errors import CurvekitError
 
+LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.curvekit")  # what a file is called while it is written
+
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
     """Call ``write`` with a new file beside ``path``, then move it into place.
 
-    A reader sees the old file or the new one, never a part; a failure leaves the old one untouched.
+    A reader sees the old file or the new one, never a part; a failure leaves the old one untouched. What a kill
+    leaves beside it goes the next time that ``path`` is written.
 
     Raises:
         CurvekitError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.curvekit")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
-        os.replace(temporary, path)
+        _clear_left(path)
+        file = temporary.open("x+b")
+        with hold(temporary):
+            with file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         raise CurvekitError(
             f"cannot write {path}: {error.strerror or error}; choose another folder or free some space"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _clear_left(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.curvekit"):
+        if (found := LEFT.fullmatch(left.name)) and found[1] == path.name and left.is_file():
+            with hold(left) as free, contextlib.suppress(OSError):
+                if free:
+                    left.unlink()
 
 
-_UMASK = _umask()  # once, at the beginning: it can only be read by setting it, which other threads would notice
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[bool]:
+    """Hold a file or folder as long as it is written; False where another process, or thread, holds it.
+
+    The lock is the operating system's: it ends with the process, however that ends. Where the system has none,
+    nothing is held.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield True
+        return
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            pass
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> Path:

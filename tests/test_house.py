@@ -43,7 +43,8 @@ ARROWS = (
     "reports.markup > reports.pages > reports.execution",
     "errors > files > text.corpora",
 )
-EVERYWHERE = {"errors", "files", "modes", "lazy"}  # what every room may stand on, and stands on nothing above
+# What every room may stand on, and stands on nothing above.
+EVERYWHERE = {"errors", "files", "ownership", "modes", "lazy"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

@@ -9,8 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
+from curvekit.bases.weights import check_files, check_loaded
 from curvekit.encoders import bridge, bridged_table
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, first_line
 from curvekit.modes import quiet
 
 
@@ -35,6 +36,7 @@ def locate_encoder(name: str) -> str:
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=hub.local_only(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
+        hub.require_answers()
         raise CurvekitError(f"no encoder {name!r} was found; use 'minilm', 'bert-base-uncased' or a folder") from error
     if config.model_type != "bert":
         raise CurvekitError(f"the encoder {name!r} is a {config.model_type!r}; curvekit's bridge takes a BERT")
@@ -46,7 +48,15 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     where = locate_encoder(name)
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
         local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
-        model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True, **local)
+        check_files(where)
+        try:
+            model, info = BertModel.from_pretrained(
+                where, add_pooling_layer=False, use_safetensors=True, output_loading_info=True, **local
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CurvekitError(f"the encoder {name!r} cannot be loaded ({first_line(error)})") from error
+        heads = r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^qa_outputs\.|position_ids$"  # no part of an encoder
+        check_loaded(model, info, f"the encoder {name!r}", unexpected=heads)
         return model.eval(), AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.bases import hub
 from curvekit.bases.berts import load_encoder
 from curvekit.bases.tokenizer import base_tokenizer
+from curvekit.bases.weights import check_files, check_loaded
 from curvekit.configuration import OWN_FIELDS
 from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.modeling import ARCHITECTURES, Architecture
@@ -18,6 +20,8 @@ from curvekit.modes import quiet
 from curvekit.recipes import recipe_settings
 
 MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
+_ADDED = r"(^|\.)(curve|encoder)\.|\.log_sink$"  # tensors that curvekit adds to a base
+_BUFFERS = r"attn(\.attention)?\.(masked_)?bias$|rotary_emb\.inv_freq$"  # of older versions of transformers
 _GIVEN = {"encoder", "encoder_config", "base_is_random"}  # what follows from the other arguments
 
 
@@ -176,13 +180,15 @@ def _fresh(
 def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
     """The base's weights in a model with a curve, in float32."""
     where = hub.located(base)
+    check_files(where)
     try:
-        return architecture.model.from_pretrained(
+        model, info = architecture.model.from_pretrained(
             where,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=hub.local_only(where),
+            output_loading_info=True,
         )
     except CurvekitError:
         raise
@@ -192,6 +198,13 @@ def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
         if type(error).__name__ != "SafetensorError":
             raise
         raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
+    head = "lm_head.weight"
+    untied = head in info["missing_keys"] and not config.tie_word_embeddings
+    if untied:  # a base that ties it has it among its embeddings
+        model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
+    added = f"{_ADDED}|^{re.escape(head)}$" if untied else _ADDED
+    check_loaded(model, info, f"the base {base!r}", missing=added, unexpected=f"{_ADDED}|{_BUFFERS}")
+    return model
 
 
 def plain_bert(config: Any) -> dict[str, Any]:

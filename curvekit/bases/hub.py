@@ -3,49 +3,215 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, first_line, pick
 
 BASES = ("mini", "smollm2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 SHIPPED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}  # a base's name -> its folder in the package
-SECONDS = 3.0
+SECONDS = 4.0  # that a server may take; with what is asked of it first, an answer or a sentence is there within five
 MINUTE = 60.0
+_PACE = 200.0  # bytes a second below which an answer has no end
+_LONGEST = 255  # characters of a name
+_UPLOAD = 1_000_000  # bytes of a request that may take its time
+T = TypeVar("T")
 
 
 def unreachable() -> str | None:
-    """Why the hub cannot be used now, or None when it can. Asks at most once a minute, for at most a few seconds.
+    """Why the hub cannot be used now, or None when it can. Asks at most once a minute, for a few seconds.
 
-    One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any HTTP
-    answer counts. It is asked in a thread because no time limit of a request covers a silent name server.
+    One HEAD request, through the proxies and to the ``HF_ENDPOINT`` that ``huggingface_hub`` uses; any answer counts
+    but that the server is in trouble (5xx). From then on every request of ``huggingface_hub`` in this process is
+    bounded, see :class:`_Bounded`; one that got no answer is remembered for a minute.
     """
-    return _asked(int(time.monotonic() / MINUTE))
+    return _failure() or _asked(int(time.monotonic() / MINUTE))
 
 
 @functools.lru_cache(maxsize=1)
 def _asked(minute: int) -> str | None:
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    endpoint = constants.ENDPOINT
-    outcome: list[str | None] = []
+    _bound()
+    return no_answer(constants.ENDPOINT, "the hub", _head_of_hub)
 
-    def ask() -> None:
+
+def no_answer(url: str, what: str, head: Callable[[str], int] | None = None) -> str | None:
+    """Why a server cannot be used, or None when it answers a HEAD request within :data:`SECONDS`.
+
+    ``head`` asks, and returns the status. It is asked in a thread because no time limit of a request covers a silent
+    name server, or an answer that comes byte by byte.
+    """
+
+    def ask() -> str | None:
         try:
-            get_session().head(endpoint, timeout=SECONDS)
-            outcome.append(None)
+            code = (head or _head)(url)
         except Exception as error:
-            outcome.append(f"the hub at {endpoint} does not answer ({error or type(error).__name__})")
+            reason = first_line(error)
+            return reason if isinstance(error, CurvekitError) else f"{what} at {url} does not answer ({reason})"
+        return f"{what} at {url} answers {code}" if code >= 500 else None
 
-    thread = threading.Thread(target=ask, daemon=True)
+    try:
+        return _within(ask)
+    except TimeoutError:
+        return f"{what} at {url} gave no answer within {SECONDS:g} seconds"
+
+
+def _head_of_hub(url: str) -> int:
+    from huggingface_hub.utils import get_session
+
+    return get_session().head(url, timeout=SECONDS).status_code
+
+
+def _head(url: str) -> int:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _within(ask: Callable[[], T]) -> T:
+    """What a function returns or raises.
+
+    Raises:
+        TimeoutError: it does neither within :data:`SECONDS`; it is left alone then.
+    """
+    outcome: list[Callable[[], T]] = []
+
+    def run() -> None:
+        try:
+            found = ask()
+            outcome.append(lambda: found)
+        except Exception as error:
+            outcome.append(functools.partial(_raise, error))
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    return outcome[0] if outcome else f"the hub at {endpoint} gave no answer within {SECONDS:g} seconds"
+    if not outcome:
+        raise TimeoutError
+    return outcome[0]()
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+# Every request of huggingface_hub, and so of transformers and datasets, is bounded: they themselves would retry a
+# server that is silent, or in trouble, for minutes.
+
+_last_failure: tuple[float, str] | None = None
+
+
+def _failure() -> str | None:
+    """Why a request got no answer in the last minute."""
+    return _last_failure[1] if _last_failure and time.monotonic() - _last_failure[0] < MINUTE else None
+
+
+def require_answers() -> None:
+    """Raise what a request of the last minute failed by: transformers words it as a file that is not there.
+
+    Raises:
+        CurvekitError: the hub fell silent, or is in trouble.
+    """
+    if reason := _failure():
+        raise _failed(reason)
+
+
+def _failed(reason: str) -> CurvekitError:
+    global _last_failure
+    _last_failure = (time.monotonic(), reason)
+    return CurvekitError(f"{reason}; try again later, or use what is on this machine")
+
+
+@functools.cache
+def _bound() -> None:
+    """Put :class:`_Bounded` around the transports of ``huggingface_hub``'s client."""
+    from huggingface_hub import utils
+
+    def factory() -> Any:
+        client: Any = before()
+        client._transport = bounded(client._transport)
+        client._mounts = {key: each and bounded(each) for key, each in client._mounts.items()}
+        return client
+
+    before = utils._http._GLOBAL_CLIENT_FACTORY
+    bounded = functools.partial(_Bounded, importlib.import_module(type(before()).__module__.partition(".")[0]))
+    utils.set_client_factory(factory)
+
+
+class _Bounded:
+    """A transport whose answers begin within :data:`SECONDS` and then come at a pace that leads to an end.
+
+    Raises:
+        CurvekitError: they do not, or the server is in trouble (5xx). It is no error that anybody retries.
+    """
+
+    def __init__(self, library: Any, transport: Any) -> None:
+        self.library, self.transport = library, transport
+
+    def handle_request(self, request: Any) -> Any:
+        host = request.url.host
+        if reason := _failure():
+            raise _failed(reason)
+        if int(request.headers.get("content-length", 0)) > _UPLOAD:
+            return self.transport.handle_request(request)
+        limits = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = limits | dict.fromkeys(("connect", "read", "write", "pool"), SECONDS)
+        try:
+            response = _within(lambda: self.transport.handle_request(request))
+        except (TimeoutError, self.library.TimeoutException) as error:
+            raise _failed(f"the hub at {host} gave no answer within {SECONDS:g} seconds") from error
+        if response.status_code >= 500:
+            response.close()
+            raise _failed(f"the hub at {host} answers {response.status_code}")
+        response.stream = _stream(self.library, response.stream, host)
+        return response
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def __enter__(self) -> _Bounded:
+        self.transport.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.transport.__exit__(*error)
+
+
+def _stream(library: Any, stream: Any, host: str) -> Any:
+    """A stream of bytes that ends with an error when it stops, or drips."""
+
+    class Stream(library.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            began, received = time.monotonic(), 0
+            try:
+                for piece in stream:
+                    received += len(piece)
+                    passed = time.monotonic() - began
+                    if passed > SECONDS:
+                        if received < _PACE * passed:
+                            raise _failed(f"the hub at {host} sends {received / passed:.0f} bytes a second")
+                        began, received = time.monotonic(), 0
+                    yield piece
+            except library.TimeoutException as error:
+                raise _failed(f"the hub at {host} fell silent in the middle of an answer") from error
+
+        def close(self) -> None:
+            stream.close()
+
+    return Stream()
 
 
 def require(what: str, instead: str) -> None:
@@ -102,14 +268,25 @@ def local_only(name: str) -> bool:
     return Path(name).is_dir() or unreachable() is not None
 
 
+def exists(name: str | Path) -> bool:
+    """Whether there is such a file or folder; a name that none can have, because of its length or a NUL, has none."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def pick_base(name: str) -> None:
     """A known name, a folder on this disk, or a hub name ``owner/name`` pass; a misspelt name does not.
 
     Raises:
         CurvekitError: it is none of them, with the nearest known names.
     """
-    if name in BASES or Path(name).exists() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if name in BASES or exists(name) or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return
+    if len(name) > _LONGEST or "\n" in name or not name.strip():
+        said = f"{name[:40]!r}..." if len(name) > 40 else repr(name)
+        raise CurvekitError(f"{said} is no base and no folder; name one first, such as mini, and then the rest")
     if name.startswith((".", "/")):
         raise CurvekitError(f"there is no {name}; give an existing base, or one of: {', '.join(BASES)}")
     pick(name, BASES, "base")

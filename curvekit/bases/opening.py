@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
 from curvekit.bases.tokenizer import base_tokenizer, saved_tokenizer
+from curvekit.bases.weights import check_files, check_loaded
 from curvekit.errors import CurvekitError, not_whole
 from curvekit.files import read_json
 
@@ -18,19 +20,24 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     """A saved model, on the CPU, in evaluation mode.
 
     Raises:
-        CurvekitError: its files are missing, or cut off.
+        CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
+    check_files(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        ).eval()
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except CurvekitError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CurvekitError(not_whole("model", folder, error)) from error
+    check_loaded(model, info, f"the model in {folder}")
+    return model.eval()
 
 
 def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -49,9 +56,9 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     from curvekit.modes import quiet
 
     folder = Path(name)
-    saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    saved = read_json(folder / "config.json") if hub.exists(folder / "config.json") else {}
     if not saved:
-        if folder.is_dir():
+        if hub.exists(folder) and folder.is_dir():
             raise CurvekitError(f"{folder} holds no run, model or base (no config.json); name a folder below it")
         pick_base(str(name))
     is_run = bool(saved) and "model_type" not in saved

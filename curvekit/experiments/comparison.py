@@ -20,13 +20,20 @@ from curvekit.evaluation import results
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
 from curvekit.files import finite, read_json, write_json, write_text
-from curvekit.training.runs import Run, load_run
+from curvekit.ownership import json_with, require_files, text_with
+from curvekit.training.runs import Run, load_run, require_place
 from curvekit.training.settings import RunConfig
 
 __all__ = [
     "Comparison", "PairedDifference", "compare", "holm", "load_comparison", "paired_bootstrap", "run_experiment",
 ]  # fmt: skip
 
+RESULTS = {  # the files of a comparison, and what they hold
+    "comparison.json": json_with("rows", "contrasts", "baseline", "documents", "runs", "signature"),
+    "results.json": json_with("summary", "rows", "contrasts", "signature", "command"),
+    "results.md": text_with("is a recipe's loss minus that of"),
+    "results.tex": text_with("is a recipe's loss minus that of"),
+}
 CONTRASTS = (  # what the curve brings apart from what the encoder brings
     ("curve", "encoder"),
     ("curve", "self-curve"),
@@ -158,7 +165,12 @@ class Comparison:
         return {"Signature": self.signature, "Command": self.command}
 
     def save(self, folder: str | Path) -> None:
-        """Write comparison.json (all of this), results.json (the table), results.md and results.tex."""
+        """Write comparison.json (all of this), results.json (the table), results.md and results.tex.
+
+        Raises:
+            CurvekitError: one of them is another's file.
+        """
+        require_files(folder, RESULTS)
         whole = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
         write_json(Path(folder) / "comparison.json", whole)
         table = {"summary": self.summary(), **{k: whole[k] for k in ("rows", "contrasts", "signature", "command")}}
@@ -209,9 +221,32 @@ def run_experiment(
             them or that leaks, a setting that cannot be used, or a run folder of another configuration; before
             anything is trained.
     """
+    from curvekit.training.trainer import train
+
+    folder = Path(folder)
+    plan = planned(config, recipes, seeds, folder, baseline)
+    finished = {place: is_finished(place, wanted) for place, wanted in plan.items()}
+    recipes, seeds = list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
+    for number, (place, wanted) in enumerate(plan.items(), start=1):
+        if progress:
+            kept = ", finished before" if finished[place] else ""
+            progress(f"run {number} of {len(plan)}: {wanted.recipe}, seed {wanted.seed}{kept}")
+        if not finished[place]:
+            train(wanted, place)
+    command = command or _command(config, recipes, seeds, folder, baseline)
+    return compare(plan, baseline, folder, samples=samples, command=command)
+
+
+def planned(
+    config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: str | Path, baseline: str
+) -> dict[Path, RunConfig]:
+    """The runs of an experiment by their folders, after all that can be found out before anything is trained.
+
+    Raises:
+        CurvekitError: as :func:`run_experiment`; or the folder holds another's file that would be written over.
+    """
     from curvekit.bases.berts import locate_encoder
     from curvekit.bases.building import planned_config
-    from curvekit.training.trainer import train
 
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
     if not recipes or not seeds:
@@ -225,20 +260,13 @@ def run_experiment(
         for seed in seeds
         for recipe in recipes
     }
-    finished = {place: is_finished(place, wanted) for place, wanted in plan.items()}
-    left = [wanted for place, wanted in plan.items() if not finished[place]]
+    require_files(folder, RESULTS)
+    left = [wanted for place, wanted in plan.items() if not is_finished(place, wanted)]
     for wanted in left:
         wanted.validate()
     if any(models[wanted.recipe].source == "encoder" for wanted in left):
         locate_encoder(config.encoder)
-    for number, (place, wanted) in enumerate(plan.items(), start=1):
-        if progress:
-            kept = ", finished before" if finished[place] else ""
-            progress(f"run {number} of {len(plan)}: {wanted.recipe}, seed {wanted.seed}{kept}")
-        if not finished[place]:
-            train(wanted, place)
-    command = command or _command(config, recipes, seeds, folder, baseline)
-    return compare(plan, baseline, folder, samples=samples, command=command)
+    return plan
 
 
 def _refuse_twins(models: Mapping[str, Any]) -> None:
@@ -347,14 +375,10 @@ def is_finished(place: Path, wanted: RunConfig) -> bool:
     """Whether a folder holds the run of these settings, finished.
 
     Raises:
-        CurvekitError: it holds a run of other settings.
+        CurvekitError: it holds a run of other settings, or another's files.
     """
-    if not (place / "config.json").exists():
-        return False
-    run = load_run(place)
-    if (run.begun or run.finished) and (changes := run.config.differences(wanted)):
-        raise CurvekitError(f"{place} holds another run: its {'; its '.join(changes)}; choose another folder")
-    return run.finished
+    require_place(wanted, place)
+    return Run(place).finished
 
 
 def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path, baseline: str) -> str:

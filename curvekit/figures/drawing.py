@@ -29,6 +29,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
+from curvekit.ownership import require_file
 
 INK, MUTED, QUIET, FAINT, PAPER = "#1f2328", "#5b6068", "#8b9097", "#e3e6e9", "#ffffff"
 HELPS, HURTS = "#0067a8", "#c2410c"
@@ -378,8 +379,8 @@ def save(figure: Figure, name: str, report_dir: str | Path | None = None) -> Pic
     Without a folder nothing is written, so that the same cell serves exploring and reports.
 
     Raises:
-        CurvekitError: the name holds something else than letters, digits, ``.``, ``-``, ``_`` and ``+``, or
-            the folder cannot be written.
+        CurvekitError: the name holds something else than letters, digits, ``.``, ``-``, ``_`` and ``+``; a picture
+            of another's has that name; or the folder cannot be written.
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise CurvekitError(f"the figure name {name!r} must be letters, digits, '.', '-', '_' and '+'; rename it")
@@ -387,8 +388,18 @@ def save(figure: Figure, name: str, report_dir: str | Path | None = None) -> Pic
         for kind in ("svg", "png"):
             data = render(figure, kind)
             path = Path(report_dir) / "figures" / f"{name}.{kind}"
+            require_file(path, is_figure)
             write_atomically(path, functools.partial(_write, data))
     return Picture(figure)
+
+
+def is_figure(path: Path) -> bool:
+    """Whether a picture is one that :func:`render` made: its metadata say so."""
+    with path.open("rb") as file:
+        head = file.read(8192)
+    if path.suffix == ".svg":
+        return b"<dc:title>curvekit</dc:title>" in head
+    return head.startswith(b"\x89PNG") and b"Software\0curvekit" in head
 
 
 def _write(data: bytes, file: IO[bytes]) -> None:

@@ -20,6 +20,7 @@ from scipy.stats import norm
 
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_jsonl
+from curvekit.ownership import require_file
 
 QUESTIONS = {"better": "Which is better?", "fluent": "Which is more fluent?", "on_topic": "Which stays on topic?"}
 ANSWERS = ("first", "tie", "second")
@@ -68,11 +69,13 @@ def append_rating(path: str | Path, rating: Mapping[str, Any]) -> None:
     never acknowledged.
 
     Raises:
-        CurvekitError: an answer is missing or none of :data:`ANSWERS`, or the file cannot be written.
+        CurvekitError: an answer is missing or none of :data:`ANSWERS`; the file holds something else than ratings,
+            or cannot be written.
     """
     for question in QUESTIONS:
         pick(str(rating.get(question)), ANSWERS, f"answer to {question!r}")
     path = Path(path)
+    require_file(path, _is_ratings)
     line = json.dumps(dict(rating), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,16 @@ def append_rating(path: str | Path, rating: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise CurvekitError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
+
+
+def _is_ratings(path: Path) -> bool:
+    """A file of ratings: its first line is one; or there is no whole line, and what there is begins as one does."""
+    with path.open("rb") as file:
+        first = file.readline()
+    if not first.endswith(b"\n"):
+        begins = (b'{"time": ', b'{"prompt": ')
+        return not first or any(first.startswith(each[: len(first)]) for each in begins)
+    return {"prompt", "first", "second", *QUESTIONS} <= json.loads(first).keys()
 
 
 def _cut_unfinished(file: Any) -> None:

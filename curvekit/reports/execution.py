@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-import itertools
+import glob
 import json
 import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,10 +33,14 @@ from papermill.exceptions import PapermillExecutionError
 
 import curvekit
 from curvekit.errors import CurvekitError, first_line, pick
-from curvekit.experiments.comparison import Comparison, is_finished, load_comparison
-from curvekit.files import write_json, write_text
+from curvekit.experiments.comparison import RESULTS, Comparison, load_comparison
+from curvekit.figures.drawing import is_figure
+from curvekit.files import read_json, write_json, write_text
+from curvekit.ownership import Kind, Scratch, Shape, created, json_with, mark, marker, require, text_with
 from curvekit.reports.markup import headline
+from curvekit.reports.preflight import check
 from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
+from curvekit.training.runs import RUN
 from curvekit.training.settings import MAIN_RECIPES, RunConfig
 
 _INSIDE = Path(curvekit.__file__).parent / "notebooks"  # as a wheel carries them
@@ -90,9 +93,9 @@ def report(
     given = {"recipes": recipes, "seeds": seeds, "baseline": recipes[0], "report_dir": str(folder), "command": command}
     given["static"] = True  # nobody can touch a widget while a report is made
     plan = plan_parameters(paths, config, given, parameters or {})
-    _same_runs(config, recipes, seeds, folder)
     _require_place(folder, paths)
-    _make(folder / "figures")
+    check(paths, plan, config, recipes, seeds, folder, say)
+    _make(folder)
 
     began, started = time.monotonic(), time.time()
     chapters = [Chapter.of(path.stem, nbformat.read(path, as_version=4)) for path in paths]
@@ -118,9 +121,40 @@ def _require_place(folder: Path, paths: Sequence[Path]) -> None:
         raise CurvekitError(f"two notebooks are called {twice}, and one page would replace the other; rename one")
     if own := next((path for path in paths if path.resolve() == (folder / path.name).resolve()), None):
         raise CurvekitError(f"the executed notebook would replace {own}; choose another folder for the report")
-    page = folder / "index.html"
-    if page.exists() and SIGNED not in page.read_text(encoding="utf-8", errors="replace"):
-        raise CurvekitError(f"{page} is no page of curvekit's and would be replaced; choose another folder")
+    pages: dict[str, Shape] = {}
+    for name in map(glob.escape, names):
+        pages |= {f"{name}.html": text_with(SIGNED), f"{name}.ipynb": _is_executed}
+        pages[f"{name}.partial.ipynb"] = lambda path: marker(path.parent).get("kind") == "report" or _is_executed(path)
+    require(folder, replace(REPORT, files={**REPORT.files, **pages}))
+
+
+def _is_executed(path: Path) -> bool:
+    """Whether a notebook is one that a report executed: it has papermill's notes without the paths of a machine."""
+    notes = read_json(path)["metadata"]["papermill"]
+    partial = path.name.endswith(".partial.ipynb")
+    return "parameters" in notes and (partial or not {"input_path", "output_path"} & notes.keys())
+
+
+def _is_place_of_run(path: Path) -> bool:
+    require(path, RUN)
+    return path.is_dir()
+
+
+REPORT = Kind(
+    "report",
+    "a report's folder",
+    {
+        **RESULTS,
+        "index.html": text_with(SIGNED),
+        "metrics.json": json_with("command", "recipes", "seeds", "settings", "versions"),
+        "figures": Path.is_dir,
+        "figures/*.svg": is_figure,
+        "figures/*.png": is_figure,
+        "runs": Path.is_dir,
+        "runs/*": _is_place_of_run,
+    },
+    proofs=("index.html", "metrics.json", "comparison.json", "runs/*/config.json"),
+)
 
 
 def plan_parameters(
@@ -203,9 +237,7 @@ class _Kernel(AsyncKernelManager):
         argv.append("--log-level=CRITICAL")  # what stops a cell is told by the notebook
         self._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
         if os.name == "posix":
-            self._sockets = tempfile.TemporaryDirectory(
-                prefix="curvekit-", dir="/tmp" if os.path.isdir("/tmp") else None
-            )
+            self._sockets = Scratch("/tmp" if os.path.isdir("/tmp") else None)
             self.transport = "ipc"
             self.connection_file = str(Path(self._sockets.name) / "kernel.json")
 
@@ -263,16 +295,10 @@ def _comparison_since(folder: Path, started: float) -> Comparison | None:
     return load_comparison(folder) if path.exists() and path.stat().st_mtime >= started - 1 else None
 
 
-def _same_runs(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
-    """Find out before the first notebook, not in the third, that the folder holds runs of other settings."""
-    for recipe, seed in itertools.product(recipes, seeds):
-        place = folder / "runs" / f"{recipe}-seed{seed}"
-        is_finished(place, replace(config, recipe=recipe, seed=seed))
-
-
 def _make(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with created(folder / "figures"):
+            mark(folder, REPORT.name)
     except OSError as error:
         raise CurvekitError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
 

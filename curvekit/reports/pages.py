@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib.style
 from matplotlib.figure import Figure
@@ -161,13 +162,18 @@ def _image(path: Path, alt: str) -> str:
 
 
 def _card(chapter: Chapter) -> str:
-    page, claim = html.escape(f"{chapter.name}.html"), markdown(chapter.claim)
+    page, claim = _address(f"{chapter.name}.html"), markdown(chapter.claim)
     took = "" if chapter.seconds is None else f" · ran {duration(chapter.seconds)}"
-    notebook = html.escape(f"{chapter.name}.ipynb")
+    notebook = _address(f"{chapter.name}.ipynb")
     return (
         f'<li><a class="title" href="{page}">{html.escape(chapter.title)}</a>{claim}'
         f'<p><a href="{page}">page</a> · <a href="{notebook}">notebook</a>{took}</p></li>'
     )
+
+
+def _address(name: str) -> str:
+    """A file beside the page, as a relative address: whatever its name holds is no scheme, no query and no folder."""
+    return quote(name, safe="")
 
 
 def _list(values: Mapping[str, Any]) -> str:
@@ -186,7 +192,7 @@ def duration(seconds: float) -> str:
 def _page(title: str, main: str, chapters: Sequence[Chapter], current: str) -> str:
     links = [("index", "Report"), *((chapter.name, chapter.title) for chapter in chapters)]
     nav = "".join(
-        f'<a href="{html.escape(name)}.html"{" aria-current=page" if name == current else ""}>{html.escape(text)}</a>'
+        f'<a href="{_address(f"{name}.html")}"{" aria-current=page" if name == current else ""}>{html.escape(text)}</a>'
         for name, text in links
     )
     css = (importlib.resources.files("curvekit") / "assets" / "report.css").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ Packing loses nothing and fills every place; padding gives each document its own
 
 The stream is a safetensors file of the tensors ``tokens`` and ``starts``, where each document begins. It does not
 depend on the length of the examples, which are only how it is read; its metadata hold the fingerprint of the texts
-and the tokeniser that made it.
+and the tokeniser that made it, and a digest of both tensors.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from transformers import PreTrainedTokenizerFast
 
 from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
+from curvekit.ownership import marker
 from curvekit.text.corpora import Revision, text_revision
 from curvekit.text.tokenization import encodable, start_token
 
@@ -196,10 +198,19 @@ def _stream(
             _write(file, texts, tokenizer, least, progress)
             return *_open(file), None
     path = Path(path)
-    known = _metadata(path)
+    try:
+        known = _metadata(path)
+    except CurvekitError:
+        if marker(path.parent).get("kind") != "tokens":
+            raise
+        known = {"digest": "of a file that can be made again"}
     repeatable = iter(texts) is not texts
+    if "digest" in known and known["digest"] != _digest(path):
+        warnings.warn(f"{path} is damaged; it is made again from the corpus", stacklevel=3)
+        known = {}
     if not (
         repeatable
+        and "digest" in known
         and known.get("tokenizer") == tokenizer_fingerprint(tokenizer)
         and known.get("texts") == text_revision(texts)
     ):
@@ -223,21 +234,32 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     """Write the stream after a header, which is filled in when the number of tokens is known."""
     kind = "U16" if len(tokenizer) <= 2**16 else "U32"
     prefix, revision, count, starts = start_token(tokenizer), Revision(), 0, array("Q")
+    digest = hashlib.sha256()
+
+    def put(numbers: Any, dtype: str) -> None:
+        content = np.array(numbers, _DTYPES[dtype]).tobytes()
+        digest.update(content)
+        file.write(content)
+
     file.write(bytes(_HEADER))
     for batch in _batches(encodable(_watched(texts, revision, progress))):
         encoded = _cut([piece for piece, _ in batch], tokenizer)
         for (_, begins), ids in zip(batch, encoded, strict=True):
             if begins:
                 starts.append(count)
-                file.write(np.array([prefix], _DTYPES[kind]).tobytes())
-            file.write(np.array(ids, _DTYPES[kind]).tobytes())
+                put([prefix], kind)
+            put(ids, kind)
             count += begins + len(ids)
     if count < least:
         raise _too_short(count, least)
-    file.write(np.array(starts, _DTYPES["U64"]).tobytes())
+    put(starts, "U64")
     size, whole = count * _DTYPES[kind].itemsize, count * _DTYPES[kind].itemsize + 8 * len(starts)
     header = {
-        "__metadata__": {"texts": str(revision), "tokenizer": tokenizer_fingerprint(tokenizer)},
+        "__metadata__": {
+            "texts": str(revision),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "digest": digest.hexdigest(),
+        },
         "tokens": {"dtype": kind, "shape": [count], "data_offsets": [0, size]},
         "starts": {"dtype": "U64", "shape": [len(starts)], "data_offsets": [size, whole]},
     }
@@ -294,6 +316,15 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a file is a token stream."""
+    try:
+        _metadata(path)
+    except CurvekitError:
+        return False
+    return path.is_file()
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """What made the stream at ``path``; nothing where there is no file or it is cut off."""
     if not path.exists() or not path.stat().st_size:
@@ -307,6 +338,13 @@ def _metadata(path: Path) -> dict[str, str]:
     if "starts" not in header:  # of an earlier version
         return {}
     return made if path.stat().st_size == _HEADER + header["starts"]["data_offsets"][1] else {}
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of what stands behind the header."""
+    with path.open("rb") as file:
+        file.seek(_HEADER)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(source: Path | IO[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from curvekit.bases.building import MINI, base_fields
+from curvekit.bases.tokenizer import saved_tokenizer
+from curvekit.bases.weights import check_files, check_loaded
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents
 from curvekit.evaluation.results import markdown_table
 from curvekit.files import read_json, write_json, write_text
 from curvekit.generation.streams import generate
+from curvekit.ownership import MARKER, Kind, broken, json_with, recover, replaced, require, text_with
 from curvekit.text.corpora import load_corpus
 from curvekit.text.duplicates import LEAST as RUNS
 from curvekit.text.duplicates import WORDS
@@ -37,6 +38,16 @@ _CONTEXT = 512  # tokens of a window; each adds half of them
 _SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("card.json", "README.md"),
+)
+BASE = Kind(
+    "base",
+    "a base's folder",
+    {
+        "card.json": json_with("parameters", "figures", "tried", "training", "sources"),
+        "config.json": json_with("model_type", "n_layer", "vocab_size"),
+        "README.md": text_with("pretrained for curvekit"),
+    },
+    proofs=("card.json",),
 )
 _FEW = 6  # documents of each kind on which all that was tried is compared
 _HISTORY = 8  # rows of the table of the validation loss over training
@@ -55,7 +66,8 @@ def publish(run: Run, folder: str | Path, data_dir: str | Path, announce: Callab
     for split in ("validation", "test"):
         if list(corpus[split]["text"]) != [row["text"] for row in rows_of[split]]:
             raise CurvekitError(f"{data_dir} has other {split} texts than {run.folder.parent / 'corpus'} was made with")
-    with _replaced(folder) as new:
+    require_place(folder)
+    with writing(folder), replaced(folder, BASE.name) as new:
         _save(run, new)
         _write_card(run, new, folder.name, rows_of, announce)
 
@@ -70,36 +82,29 @@ def ship(run: Run, folder: str | Path) -> None:
     Raises:
         CurvekitError: the run is not finished, or is no plain GPT-2; the folder holds something else.
     """
-    with _replaced(Path(folder).resolve()) as new:
+    folder = Path(folder).resolve()
+    require_place(folder)
+    with writing(folder), replaced(folder, BASE.name) as new:
         _save(run, new)
 
 
 def require_place(folder: str | Path) -> None:
-    """Refuse a folder that holds anything but a base that shipped there before."""
+    """Refuse a folder that holds anything but a base that shipped there before; put that back first if a kill took it.
+
+    Raises:
+        CurvekitError: what it holds of another's, or what was changed in the base since it was written.
+    """
     folder = Path(folder)
+    recover(folder)
     if folder.exists() and not folder.is_dir():
         raise CurvekitError(f"{folder} is a file; name a folder to ship to")
-    if others := sorted(path.name for path in folder.glob("*") if path.name not in _SHIPPED):
-        raise CurvekitError(f"{folder} holds {others[0]}, which is no part of a base; name a new or empty folder")
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which stands in the other's place when all is written, and only then."""
-    require_place(folder)
-    new, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        with writing(folder):
-            new.mkdir(parents=True)
-            yield new
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+    require(folder, BASE)
+    if folder.exists():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in (*_SHIPPED, MARKER))
+        if others:
+            raise CurvekitError(f"{folder} holds {others[0]}, which is no part of a base; name a new or empty folder")
+        if changed := broken(folder, only=True):
+            raise CurvekitError(f"{folder} would be replaced, but {changed}; move it, or name another folder")
 
 
 def _save(run: Run, folder: Path) -> None:
@@ -371,6 +376,10 @@ def _machine() -> str:
 
 def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    tokenizer = saved_tokenizer(folder, Path(folder).name)
+    check_files(folder)
+    model, info = GPT2LMHeadModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    check_loaded(model, info, f"the base in {folder}")
     return model.eval().to(device), tokenizer

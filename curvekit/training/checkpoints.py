@@ -2,8 +2,9 @@
 
 transformers' Trainer keeps its optimiser and random states in pickles. Its reader is restricted
 (``weights_only=True``), but here no pickle is written or read at all: tensors lie in safetensors, everything
-else is JSON in the same file's header. A safetensors file knows its own length, so a checkpoint that was cut
-off, by a kill or a full disk, is recognised without a checksum.
+else is JSON in the same file's header. A checkpoint is sealed (:mod:`curvekit.ownership`) when it is whole: one
+that was cut off, by a kill or a full disk, has no seal or no whole files, and one whose bytes a disk has changed does
+not have the digests that were written with it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from safetensors.torch import load_model, save_file
 from transformers import Trainer, TrainerState
 
 from curvekit.errors import CurvekitError
+from curvekit.ownership import broken, seal
+from curvekit.training.runs import is_checkpoint
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -44,8 +47,24 @@ class SafeTrainer(Trainer):
     lr_scheduler: Any
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        with writing(Path(str(self.args.output_dir))):
-            super()._save_checkpoint(model, trial)
+        folder, kept = Path(str(self.args.output_dir)), self.args.save_total_limit
+        with writing(folder):
+            self.args.save_total_limit = None  # the Trainer's own rotation deletes whatever is called checkpoint-*
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = kept
+            if self.args.should_save:
+                seal(folder / f"checkpoint-{self.state.global_step}", "checkpoint")
+                self._forget(folder, kept)
+
+    def _forget(self, folder: Path, kept: int | None) -> None:
+        """Delete the oldest checkpoints beyond those kept; the last and the best stay in any case."""
+        own = own_checkpoints(folder)
+        best = Path(self.state.best_model_checkpoint or "").name
+        spare = [checkpoint for checkpoint in own[:-1] if checkpoint.name != best]
+        for checkpoint in spare[: max(0, len(own) - max(kept or len(own), 1))]:
+            shutil.rmtree(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -144,7 +163,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     Warns about every one that cannot be used, and removes it: the Trainer would count it among those kept.
     """
     whole, faults = None, {}
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of):
+    for checkpoint in own_checkpoints(folder):
         fault = damage(checkpoint)
         if fault is None:
             whole = checkpoint
@@ -153,8 +172,13 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(checkpoint)
     instead = f"that of step {step_of(whole)} is used" if whole else "training begins anew"
     for checkpoint, fault in faults.items():
-        warnings.warn(f"{checkpoint} was cut off ({fault}); {instead}", stacklevel=2)
+        warnings.warn(f"{checkpoint} {fault}; {instead}", stacklevel=2)
     return whole
+
+
+def own_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of this trainer in a folder, by step; ``checkpoint-12-backup`` is somebody's own."""
+    return sorted(filter(is_checkpoint, folder.glob("*")), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -163,19 +187,25 @@ def step_of(checkpoint: Path) -> int:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from being used, or None when it is whole."""
+    """What keeps a checkpoint from being used, as ``was cut off (...)``, or None when it is whole."""
     for name in (WEIGHTS, OPTIMIZER, DICE):
         try:
             with safe_open(checkpoint / name, "pt"):  # compares the header with the file's length
                 pass
         except (OSError, SafetensorError) as error:
-            return f"{name}: {error}"
+            return f"was cut off ({name}: {error})"
     try:
         best = _state(checkpoint).best_global_step
-    except (OSError, ValueError, TypeError) as error:
-        return f"{STATE}: {error}"
-    if best and not (checkpoint.with_name(f"checkpoint-{best}") / WEIGHTS).exists():
-        return f"the best one before it, of step {best}, is gone"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"was cut off ({STATE}: {error})"
+    if fault := broken(checkpoint):
+        return f"is damaged ({fault})"
+    if best:
+        before = checkpoint.with_name(f"checkpoint-{best}")
+        if not (before / WEIGHTS).exists():
+            return f"was cut off (the best one before it, of step {best}, is gone)"
+        if before != checkpoint and (fault := broken(before)):
+            return f"is of no use (the best one before it, of step {best}, is damaged: {fault})"
     return None
 
 
@@ -192,11 +222,22 @@ def _state(checkpoint: Path) -> TrainerState:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn what a full disk or a folder without permission raises into one sentence."""
+    there = folder.parent.exists()
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if there and not folder.parent.exists():
+            raise gone(folder.parent) from error
         reason = getattr(error, "strerror", None) or error
         raise CurvekitError(
             f"cannot write into {folder}: {reason}; free some space and give the same command again, "
             "it goes on from the last whole checkpoint"
         ) from error
+
+
+def gone(folder: Path) -> CurvekitError:
+    """What a run says whose folder somebody has removed, or moved, while it was trained."""
+    return CurvekitError(
+        f"{folder} was removed or moved while the run was trained in it; move it back to go on from its last "
+        "checkpoint, or give the same command again to begin anew"
+    )

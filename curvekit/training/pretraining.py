@@ -11,6 +11,7 @@ Several sizes and settings may be tried in one folder, each under a name::
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from transformers import GPT2Config
 from curvekit.bases.building import MINI
 from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_jsonl
+from curvekit.ownership import MARKER, Kind, broken, json_with, marker, recover, replaced, require, rows_with
 from curvekit.text.corpora import SPLITS, load_corpus
 from curvekit.text.documents import read_lines
 from curvekit.text.duplicates import find_duplicates
 from curvekit.text.tokenization import MINI_VOCABULARY, train_bpe
 from curvekit.text.typography import plain
-from curvekit.training.runs import Run
+from curvekit.training.runs import RUN, Run
 from curvekit.training.settings import PRETRAINING, RunConfig
 from curvekit.training.trainer import train
 
@@ -59,25 +61,70 @@ def pretrain(
         CurvekitError: data that are not there, a vocabulary learned for a model of another shape, or as
             :func:`curvekit.training.trainer.train`.
     """
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name) or re.fullmatch(r"corpus|start-\d+", name):
+        raise CurvekitError(
+            f"the name {name!r} is none of a run beside corpus/ and start-{vocabulary}/; give letters, digits and -"
+        )
     out = Path(out).resolve()
     corpus, start = out / "corpus", out / f"start-{vocabulary}"
     chosen = PRETRAINING | settings | {"vocabulary": vocabulary}
     RunConfig.from_dict(chosen | {"base": "mini", "corpus": "pydocs"}).validate()  # before the long reading
+    for folder in (corpus, start):
+        recover(folder)
+    require(corpus, CORPUS)
+    _require_start(start)
+    require(out / name, RUN)
     if not (corpus / "sources.json").exists():
         announce("reading the corpus")
         prepare(data_dir, corpus)
-    if not (start / "config.json").exists():
+    if not _is_start(start):
         announce(f"learning a vocabulary of {vocabulary:,} entries")
         tokenizer = train_bpe(load_corpus(corpus)["train"]["text"], vocabulary, kept=UNKNOWN)
-        tokenizer.save_pretrained(start)
         end = tokenizer.eos_token_id
-        GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI).save_pretrained(
-            start
-        )  # last: it marks the folder whole
+        with replaced(start, "start") as new:
+            tokenizer.save_pretrained(new)
+            GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **MINI).save_pretrained(new)
     shape = read_json(start / "config.json")
     if {name: shape.get(name) for name in MINI} != MINI:
         raise CurvekitError(f"{start} was made for a model of another shape; remove it, or choose another --out")
     return train(RunConfig.from_dict(chosen | {"base": str(start), "corpus": str(corpus)}), out / name)
+
+
+CORPUS = Kind(
+    "corpus",
+    "a pretraining corpus",
+    {
+        "*.jsonl": rows_with("text", "source"),
+        "sources.json": json_with("train", "validation", "test", "paragraphs_removed"),
+    },
+    proofs=("sources.json", "*.jsonl"),
+)
+_START = {  # the files of a start, and how each begins
+    "config.json": b'{\n  "',
+    "tokenizer.json": b'{\n  "version": "1.0"',
+    "tokenizer_config.json": b'{\n  "',
+}
+
+
+def _is_start(start: Path) -> bool:
+    """Whether a vocabulary and a configuration are there, whole; an earlier version could leave a part."""
+    try:
+        return all(read_json(start / name) for name in _START) and broken(start) is None
+    except CurvekitError:
+        return False
+
+
+def _require_start(start: Path) -> None:
+    """Refuse a folder in the place of the vocabulary that is not what was made here, whole or as a kill left it."""
+    if _is_start(start) or not start.exists():
+        return
+    for path in sorted(start.iterdir()) if start.is_dir() else [start]:
+        begins = _START.get(path.name)
+        content = path.read_bytes() if path.is_file() and begins else None
+        if path.name == MARKER and marker(start):
+            continue
+        if begins is None or content is None or not begins.startswith(content[: len(begins)]):
+            raise CurvekitError(f"{path} is not curvekit's own and would be written over; choose another --out")
 
 
 def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
@@ -85,9 +132,11 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
 
     A training paragraph that also stands, verbatim, in a held-out text or in ``pydocs`` is left out; of novels and
     stories one that repeats half of its runs of words there as well (WikiText's own splits share such paragraphs, and
-    stay as published). ``sources.json``, written last, counts all this and is returned.
+    stay as published). The folder is written as a whole. ``sources.json`` counts all this and is returned.
     """
-    folder, rows = Path(folder), gather(data_dir)
+    folder = Path(folder)
+    require(folder, CORPUS)
+    rows = gather(data_dir)
     documentation = load_corpus("pydocs")
     held_out = [text for split in documentation for text in documentation[split]["text"]]
     held_out += [row["text"] for split in ("validation", "test") for row in rows[split]]
@@ -101,12 +150,13 @@ def prepare(data_dir: str | Path, folder: str | Path) -> dict[str, Any]:
         removed += len(lines) - len(kept)
         row["text"] = "\n".join(kept)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        write_jsonl(folder / f"{split}.jsonl", ({"text": row["text"], "source": row["source"]} for row in rows[split]))
     sources: dict[str, Any] = {split: _counts(of_split) for split, of_split in rows.items()}
     sources["paragraphs_removed"] = removed
-    write_json(folder / "sources.json", sources)
+    with replaced(folder, CORPUS.name) as new:
+        for split in SPLITS:
+            written = ({"text": row["text"], "source": row["source"]} for row in rows[split])
+            write_jsonl(new / f"{split}.jsonl", written)
+        write_json(new / "sources.json", sources)
     return sources
 
 

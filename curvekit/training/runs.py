@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,76 @@ from curvekit.bases.opening import load_model
 from curvekit.bases.tokenizer import saved_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, read_jsonl, write_json
+from curvekit.ownership import MARKER, Kind, created, empty_file, json_with, mark, marker, recover, require, rows_with
 from curvekit.training.settings import SPLITS, RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from curvekit.evaluation.metrics import LanguageModelScore
+
+
+_FIRST = ("recipe", "base", "corpus", "seed", "steps")  # settings that every version had
+
+
+def _is_config(path: Path) -> bool:
+    return path.is_file() and set(_FIRST) <= read_json(path).keys() <= {each.name for each in fields(RunConfig)}
+
+
+def _is_corpus(path: Path) -> bool:
+    found = read_json(path)
+    return "train" in found and found.keys() <= {"train", *SPLITS} and all(isinstance(x, str) for x in found.values())
+
+
+def _is_model(path: Path) -> bool:
+    return bool(marker(path)) or isinstance(read_json(path / "config.json").get("model_type"), str)
+
+
+def _is_tokens(path: Path) -> bool:
+    """A folder of token streams: marked, as those of this version are, or holding nothing else."""
+    from curvekit.text.packing import is_stream
+
+    return path.is_dir() and (marker(path).get("kind") == "tokens" or all(map(is_stream, path.iterdir())))
+
+
+def _is_checkpoints(path: Path) -> bool:
+    """A folder of checkpoints; what else somebody has put into it is left alone."""
+    if not path.is_dir():
+        return False
+    inside = list(path.iterdir())
+    return marker(path).get("kind") == "checkpoints" or not inside or any(map(is_checkpoint, inside))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """A folder ``checkpoint-N`` of this trainer: whole, or as far as a kill let it come."""
+    if not re.fullmatch(r"checkpoint-\d+", path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    return {each.name for each in path.iterdir()} <= _CHECKPOINT
+
+
+LOCK = ".lock"
+_CHECKPOINT = {
+    *("config.json", "generation_config.json", "model.safetensors", "optimizer.safetensors", "rng.safetensors"),
+    *("trainer_state.json", MARKER),
+}
+RUN = Kind(
+    "run",
+    "a run's folder",
+    {
+        LOCK: empty_file,
+        "config.json": _is_config,
+        "corpus.json": _is_corpus,
+        "history.jsonl": rows_with("step"),
+        "samples.jsonl": rows_with("prompt", "continuation", "reference"),
+        "scores-*.json": json_with("signature", "perplexity"),
+        "metrics.json": json_with("recipe", "seed", "fingerprint"),
+        "wandb.json": json_with("id", only=True),
+        "model": _is_model,
+        "tokens": _is_tokens,
+        "checkpoints": _is_checkpoints,
+    },
+    proofs=("config.json",),
+)
 
 
 @dataclass
@@ -35,7 +101,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether a step was trained, so that something would be lost with the folder."""
-        return self.trained or bool(self.history) or any((self.folder / "checkpoints").glob("checkpoint-*"))
+        return self.trained or bool(self.history) or any(map(is_checkpoint, (self.folder / "checkpoints").glob("*")))
 
     @property
     def trained(self) -> bool:
@@ -111,36 +177,71 @@ def load_run(folder: str | Path) -> Run:
 def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
     """Hold ``folder`` for this process and this configuration; write ``config.json`` if it is new.
 
-    The lock is the operating system's: it ends with the process, however that ends.
+    The lock is the operating system's: it ends with the process, however that ends. A command that is refused before
+    its first step leaves everything as it was, the folder included.
 
     Raises:
         CurvekitError: another process trains in it; it holds another run or other files; it cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise CurvekitError(f"another process trains in {folder}; wait for it or choose another folder") from error
-    except OSError as error:
-        raise CurvekitError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
-    try:
-        _agree(config, folder)
-        yield Run(folder)
-    finally:
-        lock.release()
+    require_place(config, folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(created(folder))
+            lock, fresh = FileLock(folder / LOCK), not (folder / LOCK).exists()
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise CurvekitError(f"another process trains in {folder}; wait for it or choose another folder") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise CurvekitError(f"cannot write to {folder}: {reason}; choose another folder") from error
+        stack.callback(lock.release)
+        require_place(config, folder)  # now that nobody else is at it
+        run = Run(folder)
+        before = {} if run.begun else {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        known, begun = set(folder.iterdir()), run.begun or run.finished
+        try:
+            recover(folder / "model")
+            _agree(config, folder)
+            yield run
+        except CurvekitError:
+            if not begun and folder.exists() and not run.begun:
+                _undo(folder, known, before)
+                if fresh:
+                    (folder / LOCK).unlink(missing_ok=True)
+            raise
+
+
+def require_place(config: RunConfig, folder: Path) -> None:
+    """Return where a run of these settings may be trained: in a new or an empty folder, or in its own.
+
+    Raises:
+        CurvekitError: the folder, or a file that would be written over, is another's; it holds another run.
+    """
+    require(folder, RUN)
+    begun = Run(folder).begun or Run(folder).finished
+    if begun and (differences := load_run(folder).config.differences(config)):
+        raise CurvekitError(f"{folder} holds another run: its {'; its '.join(differences)}; choose another folder")
 
 
 def _agree(config: RunConfig, folder: Path) -> None:
     path = folder / "config.json"
-    if path.exists() and not Run(folder).begun:
-        (folder / "corpus.json").unlink(missing_ok=True)  # a refused command left it; the mended one may be another
-    elif path.exists():
-        if differences := load_run(folder).config.differences(config):
-            raise CurvekitError(f"{folder} holds another run: its {'; its '.join(differences)}; choose another folder")
-    elif visible := sorted(each.name for each in folder.iterdir() if not each.name.startswith(".")):
-        raise CurvekitError(f"{folder} is no run's folder, it holds {visible[0]}; choose a new or empty one")
+    if not Run(folder).begun and not Run(folder).finished:
+        (folder / "corpus.json").unlink(missing_ok=True)  # a killed command left it; the mended one may be another
+    if not marker(folder):
+        mark(folder, RUN.name)
     if not path.exists() or read_json(path) != config.to_dict():
         write_json(path, config.to_dict())
+
+
+def _undo(folder: Path, known: set[Path], before: dict[Path, bytes]) -> None:
+    """Take back what a command that is refused has written into a folder that it holds."""
+    for path in set(folder.iterdir()) - known:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    for path, content in before.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)

@@ -90,7 +90,7 @@ class RunConfig:
     freeze: str = _setting(
         "none", "what of GPT-2 keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
     )
-    seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0)
+    seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0, most=2**32 - 1)
 
     block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
     examples: str = _setting(
@@ -269,11 +269,22 @@ _HINTS = get_type_hints(RunConfig)
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: not where a file's name holds bytes of another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
     """Check a value's type, choice and range."""
     require_type(name, value, hint)
     if value is None:
         return
+    if isinstance(value, str) and not _is_unicode(value):
+        raise CurvekitError(f"{name} is {value!r}, which is no Unicode and cannot be written down; rename it")
     if notes["choices"]:
         pick(str(value), notes["choices"], name)
     least, most = notes["least"], notes["most"]

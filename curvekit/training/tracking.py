@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from curvekit.errors import CurvekitError, pick
+from curvekit.bases import hub
+from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.files import read_json, write_json
 from curvekit.training.settings import RunConfig
 
@@ -132,11 +133,11 @@ class Wandb(Watcher):
                 mode=config.wandb_mode,  # type: ignore[arg-type]
                 resume="allow" if config.wandb_mode == "online" else None,
                 config=config.to_dict() | {"fingerprint": config.fingerprint()},
-                settings=wandb.Settings(console="off", silent=True),
+                settings=_wandb_settings(),
             )
         except wandb.Error as error:
             raise CurvekitError(
-                f"wandb did not start ({error}); run `wandb login`, or use wandb_mode 'offline'"
+                f"wandb did not start ({first_line(error)}); run `wandb login`, or use wandb_mode 'offline'"
             ) from error
         if config.wandb_mode == "offline":
             for row in rows:
@@ -157,6 +158,34 @@ class Wandb(Watcher):
     def close(self, failed: bool) -> None:
         if hasattr(self, "run"):
             self.run.finish(exit_code=int(failed))
+
+
+def _wandb_settings() -> Any:
+    """Those of this library, over the user's own; a server that says nothing is waited for as every remote is."""
+    import wandb
+
+    patience = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": hub.SECONDS}
+    return wandb.Settings(console="off", silent=True, **patience)
+
+
+def check_tracker(config: RunConfig) -> None:
+    """Return when what the run is also logged to can be used; of wandb online, when its server answers.
+
+    Raises:
+        CurvekitError: the package is missing, or there is no answer within seconds.
+    """
+    if config.track != "wandb":
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise CurvekitError("track is 'wandb', which is not installed; pip install wandb") from error
+    if config.wandb_mode != "online" or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which its service would otherwise wait for at the end
+    base = str(wandb.setup().settings.base_url).rstrip("/")
+    if reason := hub.no_answer(f"{base}/graphql", "wandb"):
+        raise CurvekitError(f"{reason}; use wandb_mode 'offline', and `wandb sync` when there is a network")
 
 
 class TensorBoard(Watcher):

@@ -8,6 +8,7 @@ run that nobody disturbed (bit for bit on a CPU; on a GPU as far as its kernels 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -37,12 +38,23 @@ from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
+from curvekit.ownership import MARKER, mark, marker, replaced
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
-from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
+from curvekit.training.checkpoints import (
+    WEIGHTS,
+    SafeTrainer,
+    gone,
+    is_last,
+    last_whole_checkpoint,
+    own_checkpoints,
+    step_of,
+    writing,
+)
 from curvekit.training.optimizers import decays, muon
-from curvekit.training.runs import Run, claimed, load_run
+from curvekit.training.preflight import check_room, check_run, precision
+from curvekit.training.runs import LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
 
@@ -85,11 +97,13 @@ def train(
             return run
         told: list[str] = []  # while nobody watches yet
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        if not run.trained:
+            check_run(config, corpus)
         revision = _same_corpus(folder, corpus)
         checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
         if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
             warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
-            shutil.rmtree(folder / "checkpoints")
+            _clear(folder, "checkpoints")
             checkpoint = None
         if not run.trained:
             rows = _take_back(folder, rows, checkpoint)
@@ -126,12 +140,14 @@ def fit(
         freeze=config.freeze,
         **_dropout(config) | config.overrides(),
     )
-    _check_room(config, model)
+    check_room(config, model.config.max_context)
     warn_if_leaking(model)
     held_out = _held_out(config, corpus, "validation", tokenizer)
+    tokens = _scaffold(run.folder, "tokens")
+    _scaffold(run.folder, "checkpoints")
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
+        laid_out(texts, cutter, config.block_size, tokens / f"{split}.safetensors", progress)
         for split, texts, cutter in (
             ("train", *_training_text(config, corpus["train"], tokenizer)),
             ("validation", held_out, tokenizer),
@@ -184,6 +200,7 @@ def evaluate(
     tokenizer: Any = run.tokenizer()
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
+        _require_there(run.folder)
         _tell(watchers, f"scoring the {split} documents")
         score = score_documents(
             model,
@@ -229,15 +246,37 @@ def evaluate(
     )
     for watcher in watchers:
         watcher.finish(metrics, samples)
+    _require_there(run.folder)
     write_json(run.folder / "metrics.json", metrics)
     _clear(run.folder)
     return metrics
 
 
-def _clear(folder: Path) -> None:
-    """Remove what is needed only to go on, and is several times as large as the model."""
-    for scaffold in ("checkpoints", "tokens"):
-        shutil.rmtree(folder / scaffold, ignore_errors=True)
+def _clear(folder: Path, *scaffolds: str) -> None:
+    """Remove what is needed only to go on, and is several times as large as the model; what is another's stays."""
+    for name in scaffolds or ("checkpoints", "tokens"):
+        place = folder / name
+        for own in own_checkpoints(place):
+            shutil.rmtree(own)
+        for split in ("train", "validation"):
+            (place / f"{split}.safetensors").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or somebody has put something into it
+            if {path.name for path in place.iterdir()} <= {MARKER}:
+                shutil.rmtree(place)
+
+
+def _scaffold(folder: Path, name: str) -> Path:
+    """A folder of what is needed only to go on, marked, so that what a disk damages in it is known to be ours."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    if not marker(place):
+        mark(place, name)
+    return place
+
+
+def _require_there(folder: Path) -> None:
+    if not (folder / LOCK).exists():
+        raise gone(folder)
 
 
 class _Trainer(SafeTrainer):
@@ -288,6 +327,7 @@ class _History(TrainerCallback):
                 f"the loss is {loss} at step {state.global_step}: training has come apart; "
                 "lower learning_rate, lengthen warmup, or use precision 'float32'"
             )
+        _require_there(self.path.parent)
         append_jsonl(self.path, row)
         for watcher in self.watchers:
             watcher.row(row)
@@ -336,19 +376,6 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
     return arguments
 
 
-def precision(config: RunConfig) -> str:
-    """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
-    cuda = torch.cuda.is_available()
-    if config.precision == "fp16" and not cuda:
-        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
-    if config.precision != "auto":
-        return config.precision
-    if cuda:
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    here = torch.cpu.get_capabilities()
-    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
-
-
 def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
     """Loss and accuracy a scored token.
 
@@ -375,19 +402,6 @@ def _dropout(config: RunConfig) -> dict[str, float]:
     return dict.fromkeys(architecture.dropouts, config.dropout) | {architecture.attention_dropout: 0.0}
 
 
-def _check_room(config: RunConfig, model: PreTrainedModel) -> None:
-    positions = model.config.max_context
-    wanted = {"block_size": config.block_size, "context_eval": config.context_eval or 1}
-    if config.sample_prompts:
-        wanted["sample_tokens"] = config.sample_tokens + 1
-    for name, tokens in wanted.items():
-        if tokens > positions:
-            raise CurvekitError(
-                f"{name} is {getattr(config, name)}, longer than the {positions} positions of the base "
-                f"{config.base!r}; give at most {positions - (name == 'sample_tokens')}"
-            )
-
-
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
     """Note which texts the run began with; refuse to go on with others."""
     revision, path = corpus_revision(corpus), folder / "corpus.json"
@@ -411,12 +425,10 @@ def _take_back(folder: Path, rows: Sequence[Row], checkpoint: Path | None) -> li
 
 def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write ``model/`` whole or not at all."""
-    half = folder.with_name(".model")
-    shutil.rmtree(half, ignore_errors=True)
-    with writing(half):
+    _require_there(folder.parent)
+    with writing(folder), replaced(folder, "model") as half:
         model.save_pretrained(half)
         tokenizer.save_pretrained(half)
-        half.rename(folder)
 
 
 def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Any]:

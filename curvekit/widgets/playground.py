@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from curvekit.files import write_jsonl
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import Completion
+from curvekit.ownership import require_file, rows_with
 from curvekit.reports.markup import texts
 from curvekit.widgets.controls import GRID, WRAP
 from curvekit.widgets.panels import Sample, Stop, follow
@@ -130,5 +131,6 @@ class Playground(Writer):
     def save(self) -> None:
         """Write the history as JSON lines, whole or not at all."""
         with self.shielded():
+            require_file(self.file.value, rows_with("time", "model", "prompt", "text", "probabilities"))
             path = write_jsonl(self.file.value, self.history)
             self.say(f"{len(self.history)} continuations written to {path}", "done")

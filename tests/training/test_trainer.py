@@ -479,7 +479,7 @@ def test_a_folder_with_other_files_is_left_alone(config, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CurvekitError, match=r"cannot write to .*: Not a directory; choose another folder"):
+    with pytest.raises(CurvekitError, match=r"file is a file; name a folder"):
         train(config, tmp_path / "file" / "run")
 
 

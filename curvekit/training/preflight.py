@@ -1,0 +1,105 @@
+"""What can be found out about a run before its model is built: within seconds, and before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from transformers import AutoConfig
+
+from curvekit.bases import hub
+from curvekit.bases.berts import locate_encoder
+from curvekit.bases.tokenizer import base_tokenizer
+from curvekit.bases.weights import check_files
+from curvekit.errors import CurvekitError, first_line
+from curvekit.recipes import recipe_settings
+from curvekit.training.settings import RunConfig
+from curvekit.training.tracking import check_tracker
+
+
+def check_run(config: RunConfig, corpus: DatasetDict) -> None:
+    """Look up everything that a run needs, and measure what must fit.
+
+    Raises:
+        CurvekitError: as :meth:`RunConfig.validate`; a base or an encoder that cannot be had or is not whole; a
+            block, a window or a sample longer than their positions; texts shorter than a block; a precision that the
+            machine does not have; a tracker that does not answer.
+    """
+    config.validate()
+    precision(config)
+    check_tracker(config)
+    positions = [_positions(hub.located(config.base), f"the base {config.base!r}", not config.scratch)]
+    if config.scratch:
+        chosen = (config.model.get(name) for name in ("n_positions", "max_position_embeddings"))
+        positions = [next((each for each in chosen if each is not None), positions[0])]
+    model = recipe_settings(config.recipe, config.overrides())
+    if model.get("source") == "encoder":
+        where = locate_encoder(config.encoder)
+        seen = _positions(where, f"the encoder {config.encoder!r}", True)
+        positions += [seen] if model.get("context", "static") != "static" else []
+    check_room(config, min((each for each in positions if isinstance(each, int)), default=None))
+    tokenizer = base_tokenizer(config.base) if config.tokenizer == "base" else None
+    least = config.block_size if config.examples == "packed" else 2
+    for split in ("train", "validation"):
+        if (tokens := _tokens(corpus[split]["text"], tokenizer, least)) < least:
+            raise CurvekitError(
+                f"the {split} texts have {tokens:,} tokens, fewer than one block of {config.block_size:,}; "
+                "take a larger corpus or a shorter block"
+            )
+
+
+def check_room(config: RunConfig, positions: int | None) -> None:
+    """Refuse what is longer than the positions that a model has; None: it has any number of them."""
+    wanted = {"block_size": config.block_size, "context_eval": config.context_eval or 1}
+    if config.sample_prompts:
+        wanted["sample_tokens"] = config.sample_tokens + 1
+    for name, tokens in wanted.items():
+        if positions is not None and tokens > positions:
+            raise CurvekitError(
+                f"{name} is {getattr(config, name)}, longer than the {positions} positions of the base "
+                f"{config.base!r}; give at most {positions - (name == 'sample_tokens')}"
+            )
+
+
+def precision(config: RunConfig) -> str:
+    """What matrices are multiplied in: by default bf16 where the hardware does so, else the GPU's fp16 or float32."""
+    cuda = torch.cuda.is_available()
+    if config.precision == "fp16" and not cuda:
+        raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
+    if config.precision != "auto":
+        return config.precision
+    if cuda:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    here = torch.cpu.get_capabilities()
+    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
+
+
+def _positions(where: str, what: str, weights: bool) -> Any:
+    """The positions of a checkpoint, whose configuration, and with ``weights`` whose files, can be read."""
+    hub.require_model(where, what, "what ships with curvekit")
+    try:
+        found = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        hub.require_answers()
+        raise CurvekitError(f"{what} cannot be loaded ({first_line(error)})") from error
+    if weights:
+        check_files(where)
+        if Path(where).is_dir() and not any(Path(where).glob("model*.safetensors*")):
+            raise CurvekitError(f"{what} has no weights in safetensors; convert it, or name another")
+    return getattr(found, "max_position_embeddings", None)
+
+
+def _tokens(texts: Iterable[str], tokenizer: Any, enough: int) -> int:
+    """How many tokens the texts have, counted up to ``enough``; without a tokeniser yet, as many as bytes at most."""
+    tokens = 0
+    for text in texts:
+        ids = text.encode("utf-8", "surrogatepass")
+        if tokenizer is not None:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += 1 + len(ids)
+        if tokens >= enough:
+            break
+    return tokens
