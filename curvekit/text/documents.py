@@ -286,13 +286,9 @@ def pieces(text: str) -> list[str]:
     if len(text) <= _LONG:
         return re.findall(rf"(?s).{{{size},}}?(?:\s+|\Z)|.+", text)
     most = size + max(size, _LONG)
-    ways = (
-        rf"{most}}}?\s+",
-        rf"{2 * size}}}?\Z",
-        rf"{most}}}?[.!?…。！？．｡।॥؟]+[”’」』）)]*",
-        rf"{most}}}?[,;、，；：]",
-    )
-    return re.findall("(?s)" + "|".join(f".{{{size},{way}" for way in ways) + f"|.{{{size}}}|.+", text)
+    ways = ((most, r"\s+"), (2 * size, r"\Z"), (most, r"[.!?…。！？．｡।॥؟]+[”’」』）)]*"), (most, r"[,;、，；：]"))
+    cuts = "|".join(rf".{{{size},{reach}}}?{end}" for reach, end in ways)
+    return re.findall(rf"(?s){cuts}|.{{{size}}}|.+", text)
 
 
 def passages(lines: Iterable[str]) -> Iterator[str]:

@@ -229,6 +229,11 @@ class RunConfig:
                 f"tokenizer is {self.tokenizer!r}, but the weights of {self.base!r} know the base's own only; "
                 "begin from random weights with scratch, or leave tokenizer at 'base'"
             )
+        if self.tokenizer == "bpe-dropout" and self.vocabulary <= 257:
+            raise CurvekitError(
+                f"vocabulary is {self.vocabulary}, all of it bytes, and bpe-dropout leaves out merges; "
+                "give 258 or more, or take tokenizer bpe"
+            )
         if self.freeze != "none" and self.scratch:
             raise CurvekitError(
                 f"freeze is {self.freeze!r} with scratch, and random weights would stay random; leave one of them out"

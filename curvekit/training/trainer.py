@@ -131,7 +131,14 @@ def fit(
     held_out = _held_out(config, corpus, "validation", tokenizer)
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        laid_out(texts, cutter, config.block_size, run.folder / "tokens" / f"{split}.safetensors", progress)
+        laid_out(
+            texts,
+            cutter,
+            config.block_size,
+            run.folder / "tokens" / f"{split}.safetensors",
+            progress,
+            f"the {split} split",
+        )
         for split, texts, cutter in (
             ("train", *_training_text(config, corpus["train"], tokenizer)),
             ("validation", held_out, tokenizer),
@@ -421,7 +428,9 @@ def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedToken
         return texts, tokenizer
     wanted, once = config.steps * config.accumulate * config.batch_size, len(texts)
     if config.examples == "packed":
-        once = len(pack(texts, tokenizer, config.block_size, progress=False))  # with dropout it is some more
+        once = len(
+            pack(texts, tokenizer, config.block_size, progress=False, name="the train split")
+        )  # with dropout it is some more
     return texts.repeat(math.ceil(wanted / once)), DropoutTokenizer(tokenizer, seed=config.seed)
 
 
