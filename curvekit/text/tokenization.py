@@ -151,8 +151,8 @@ class DropoutTokenizer:
         rules: dict[str, Any] = json.loads(self.backend_tokenizer.to_str()) if self.backend_tokenizer else {}
         if not rules.get("model", {}).get("merges"):
             raise CurvekitError(
-                f"dropout leaves merges out, and this tokeniser of {len(tokenizer):,} entries has none; "
-                "give one of train_bpe, with a larger vocabulary or more text, or take tokenizer bpe"
+                f"dropout leaves merges out, and this tokeniser has none among its {len(tokenizer):,} entries; "
+                "raise vocabulary, give more text, or take tokenizer bpe"
             )
         if not 0 <= dropout <= 1:
             raise CurvekitError(f"dropout is {dropout}; give a probability, 0 to 1")
