@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import GROUPS, harness  # noqa: E402
 from benchmarks.harness import Case, Different, Goal, Settings  # noqa: E402
 from benchmarks.table import benchmarks_block, page, summary, table  # noqa: E402
-from curvekit.cli.commands import BENCHMARKS_BEGIN, BENCHMARKS_END, main  # noqa: E402
+from curvekit.cli import main  # noqa: E402
+from curvekit.cli.readme import BENCHMARKS_BEGIN, BENCHMARKS_END  # noqa: E402
 from curvekit.errors import CurvekitError  # noqa: E402
 
 CPU = Settings(quick=True, device=torch.device("cpu"))

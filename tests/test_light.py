@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import curvekit
+from curvekit.cli.frame import COMMANDS
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "matplotlib", "IPython", "wandb")
 
@@ -28,7 +29,7 @@ def loaded_after(code: str) -> set[str]:
         "import curvekit.cli; curvekit.cli.parser().format_help()",
         *(
             f"import curvekit.cli\ntry: curvekit.cli.main([{command!r}, '--help'])\nexcept SystemExit: pass"
-            for command in ("report", "train", "evaluate", "generate", "compare")
+            for command in COMMANDS
         ),
         "import curvekit.cli\ntry: curvekit.cli.main(['--version'])\nexcept SystemExit: pass",
     ],

@@ -61,7 +61,7 @@ def test_the_recipes_table_lists_the_recipes_and_says_which_leak():
 
 
 def test_the_results_are_those_of_the_committed_report():
-    from curvekit.cli.commands import RESULTS_BEGIN, RESULTS_END, results_block
+    from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, results_block
 
     if not (RESULT / "results.json").exists():
         pytest.skip("reports/wikitext-2/results.json does not exist yet")

@@ -3,8 +3,8 @@
 from curvekit.lazy import public
 
 _HOMES = {
-    "main": "commands",
-    "parser": "commands",
+    "main": "frame",
+    "parser": "frame",
 }
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)

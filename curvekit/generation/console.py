@@ -1,10 +1,8 @@
-"""The command ``generate``: prompts from the command line, a file, a pipe or a conversation; text as it is produced."""
+"""The conversation in a terminal: a model's texts as they are produced, its settings by name, a history of lines."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import io
 import json
 import os
 import re
@@ -15,23 +13,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError, pick
 from curvekit.generation.sampling import Sampling, row_seed
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from curvekit.generation.streams import Completion
 
-EXAMPLES = (
-    "  curvekit generate runs/curve 'The curve runs through'\n"
-    "  curvekit generate gpt2 'A river' --recipe softemax --temperature 0.8 --top-k 50 --stop '.'\n"
-    "  curvekit generate gpt2 --file prompts.txt --json > texts.jsonl\n"
-    "  echo 'Once upon a time' | curvekit generate runs/curve - --count 3\n"
-    "  curvekit generate runs/curve --interactive"
-)
 TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "tuple[str, ...]": str}
 FLAGS = {str(each.metadata["flag"] or each.name): each for each in fields(Sampling)}  # settings by their short names
-SHARE = 0.95  # of the probability that the command draws from, where the library draws from all
 HISTORY_LINES = 1000
 
 BANNER = """\
@@ -41,89 +32,11 @@ Type the beginning of a text and press Enter; an empty line begins a document.
   :seed 7                  the next text's seed; it grows by one with every text"""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command, among them a flag for every setting of :class:`Sampling`."""
-    parser.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
-    parser.add_argument(
-        "prompt",
-        nargs="?",
-        metavar="PROMPT",
-        help="a text; - reads one a line from standard input; none begins a document",
-    )
-    parser.add_argument("--file", type=Path, help="a text file with one prompt a line")
-    parser.add_argument("--recipe", metavar="NAME", help="build this recipe on the base (default: the base itself)")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--interactive", action="store_true", help="ask for prompts, with a history; explains itself")
-    form.add_argument("--json", action="store_true", help="print one JSON object a line: prompt, continuation, ...")
-    parser.add_argument("--speed", action="store_true", help="tell tokens a second and the time to the first token")
-    group = parser.add_argument_group("sampling")
-    for name, each in FLAGS.items():
-        options: dict[str, Any] = {"dest": each.name, "type": TYPES[str(each.type)]}
-        default = SHARE if each.name == "top_p" else each.default
-        if each.name == "stop":
-            options |= {"action": "append", "default": [], "metavar": "TEXT", "help": each.metadata["help"]}
-        else:
-            options |= {"default": default, "metavar": "N" if each.type == "int" else "X"}
-            options |= {"help": f"{each.metadata['help']} (default: {default})"}
-        group.add_argument(f"--{name.replace('_', '-')}", **options)
-
-
-def generate(arguments: argparse.Namespace) -> None:
-    """Run the command: each text goes to standard output, what else there is to say to standard error."""
-    sampling = Sampling(**{each.name: getattr(arguments, each.name) for each in fields(Sampling)})
-    if sys.stdout is None:
-        raise CurvekitError("standard output is closed; leave it open or redirect it")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than the model
-    if arguments.interactive:
-        if arguments.prompt or arguments.file:
-            raise CurvekitError("--interactive asks for prompts itself; leave PROMPT and --file out")
-        return _Console(arguments.model, arguments.recipe, sampling).run()
-    prompts = _prompts(arguments)
-    console = _Console(arguments.model, arguments.recipe, sampling)
-    if arguments.json:
-        for each in console.completions(prompts):
-            print(json.dumps(_row(each, arguments.speed), ensure_ascii=False), flush=True)
-        return None
-    # A batch is faster, a stream is seen sooner: at a terminal, or where there is but one text, it streams.
-    streams = sys.stdout.isatty() or len(prompts) * sampling.num_return_sequences == 1
-    done = []
-    for each in console.write(prompts) if streams and sampling.num_beams == 1 else console.print(prompts):
-        done.append(each)
-        if each.truncated:
-            _say(f"curvekit: warning: {_truncation(each)}")
-    if arguments.speed:
-        _say(f"curvekit: {_speed(done)}")
-    return None
-
-
-def _prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts asked for: one, or one for each line of a file or of standard input."""
-    if arguments.file is None and arguments.prompt != "-":
-        return [arguments.prompt or ""]
-    if arguments.file is not None and arguments.prompt:
-        raise CurvekitError(f"give the prompt {arguments.prompt!r} or --file {arguments.file}, not both")
-    source = arguments.file or "standard input"
-    if arguments.file is None and sys.stdin is None:
-        raise CurvekitError("standard input is closed; give the prompt as an argument or with --file")
-    try:
-        data = arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
-        prompts = [line for line in data.decode("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise CurvekitError(f"cannot read {source}: {error.strerror}; give a text file with a prompt a line") from error
-    except UnicodeDecodeError as error:
-        raise CurvekitError(f"{source} is not UTF-8 text ({error}); convert it first") from error
-    if not prompts:
-        raise CurvekitError(f"{source} has no prompt; write one a line")
-    return prompts
-
-
-class _Console:
+class Console:
     """A model, how it samples, and the ways to bring its texts to standard output."""
 
-    def __init__(self, name: str, recipe: str | None, sampling: Sampling) -> None:
-        self.model, self.tokenizer = open_model(name, recipe)
-        self.sampling = sampling
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
 
     def completions(self, prompts: Sequence[str]) -> Iterator[Completion]:
         from curvekit.generation.streams import complete
@@ -156,7 +69,12 @@ class _Console:
 
     # The conversation
 
-    def run(self) -> None:
+    def converse(self) -> None:
+        """Continue the lines of standard input, at a terminal with a prompt and a history, until it ends.
+
+        Raises:
+            CurvekitError: standard input is closed. What is wrong with a line is told, and the conversation goes on.
+        """
         if sys.stdin is None:
             raise CurvekitError("standard input is closed, and --interactive reads from it")
         asks = sys.stdin.isatty()
@@ -213,11 +131,11 @@ class _Console:
             for each in ways([prompt]):
                 done.append(each)
                 if each.truncated:
-                    _say(f"  [{_truncation(each)}]")
+                    _say(f"  [{truncation(each)}]")
         except KeyboardInterrupt:
             _say("  [stopped]")
         if done:
-            _say(f"  [{_speed(done)}; seed {self.sampling.seed}]")
+            _say(f"  [{speed(done)}; seed {self.sampling.seed}]")
         if self.sampling.temperature > 0:
             self.sampling = self.sampling.changed("seed", self.sampling.seed + 1)
 
@@ -233,19 +151,11 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _row(each: Completion, speed: bool) -> dict[str, Any]:
-    """A line of ``--json``; without the times, the same command prints the same lines."""
-    row = {"prompt": each.prompt, "continuation": each.text, "seed": each.seed, "tokens": each.tokens}
-    row |= {"reason": each.reason, "truncated": each.truncated}
-    times = {"seconds": each.seconds, "first_token_seconds": each.first_token_seconds}
-    return row | (times if speed else {})
-
-
-def _truncation(each: Completion) -> str:
+def truncation(each: Completion) -> str:
     return f"the prompt is too long, its first {each.truncated} tokens were left out"
 
 
-def _speed(done: Sequence[Completion]) -> str:
+def speed(done: Sequence[Completion]) -> str:
     tokens = sum(each.tokens for each in done)
     # Those of one batch share their seconds, which count once.
     seconds = sum({each.seconds: None for each in done})

@@ -42,7 +42,8 @@ from curvekit.reports.markup import headline
 from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
 from curvekit.training.settings import MAIN_RECIPES, RunConfig
 
-NOTEBOOKS = Path(curvekit.__file__).parents[1] / "notebooks"
+_INSIDE = Path(curvekit.__file__).parent / "notebooks"  # as a wheel carries them
+NOTEBOOKS = _INSIDE if _INSIDE.is_dir() else _INSIDE.parents[1] / "notebooks"  # in a checkout: beside the library
 PACKAGES = ("curvekit", "torch", "transformers", "tokenizers", "datasets", "numpy", "matplotlib", "sacrebleu")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 Say = Callable[[str], None]
@@ -248,7 +249,7 @@ def _find(notebooks: Sequence[str | Path] | None) -> list[Path]:
     experiment = NOTEBOOKS.glob("0[1-4]_*.ipynb")  # the further ones tell of other things
     paths = sorted(experiment) if notebooks is None else [Path(path) for path in notebooks]
     if not paths:
-        raise CurvekitError(f"there are no notebooks in {NOTEBOOKS}; run from a checkout of curvekit, or name them")
+        raise CurvekitError(f"there are no notebooks in {NOTEBOOKS}; install curvekit anew, or name others")
     return paths
 
 

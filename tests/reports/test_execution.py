@@ -150,12 +150,12 @@ def test_metrics_json_names_command_settings_and_versions(small_report):
 
 
 def test_the_command_makes_the_same_configuration_again(monkeypatch):
-    from curvekit.cli import commands as cli
+    from curvekit.cli import parser, settings
 
     config = RunConfig(steps=7, data_dir="a b", learning_rate=3e-4, compile=True, model={"degree": 3, "place": 0.25})
     words = shlex.split(_command(config, ["gpt2", "curve"], [1, 2], Path("out dir"), None, {}))
-    arguments = cli.parser().parse_args(words[1:])
-    assert cli._config(arguments) == config
+    arguments = parser().parse_args(words[1:])
+    assert settings.config(arguments) == config
     assert (arguments.recipes, arguments.seeds, arguments.out) == (["gpt2", "curve"], ["1", "2"], Path("out dir"))
 
 

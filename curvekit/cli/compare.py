@@ -1,0 +1,61 @@
+"""``curvekit compare``: the table of a report, or of finished runs, with paired intervals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from curvekit.cli.flags import Commands, command, path
+from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, fill, results_block
+from curvekit.errors import CurvekitError
+from curvekit.training.runs import load_run
+
+
+def add(commands: Commands) -> None:
+    each = command(
+        commands,
+        "compare",
+        run,
+        "print the table of a report, or compare finished runs, with paired intervals",
+        "  curvekit compare reports/pydocs-mini\n"
+        "  curvekit compare runs/gpt2 runs/curve\n"
+        "  curvekit compare reports/wikitext-2 --readme README.md",
+    )
+    each.add_argument(
+        "folders", nargs="+", type=path, metavar="FOLDER", help="the folder of a report, or those of runs"
+    )
+    each.add_argument(
+        "--baseline",
+        metavar="RECIPE",
+        help="what is compared with (default: the first run's recipe, or the report's own; another needs its runs)",
+    )
+    form = each.add_mutually_exclusive_group()
+    form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")
+    form.add_argument("--json", action="store_true", help="JSON instead of Markdown")
+    form.add_argument("--readme", type=path, metavar="PAGE", help="write the results between the marks of a page")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from curvekit.experiments.comparison import compare, load_comparison
+
+    first = arguments.folders[0]
+    if arguments.readme is not None:
+        if len(arguments.folders) > 1 or arguments.baseline:
+            raise CurvekitError("--readme takes the folder of one comparison, as it was saved; leave the rest out")
+        fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
+        return
+    if len(arguments.folders) == 1 and (first / "comparison.json").exists():
+        comparison = load_comparison(first)
+        if arguments.baseline not in (None, comparison.baseline):
+            folders = [first / each["folder"] for each in comparison.runs]
+            comparison = compare(folders, arguments.baseline, samples=comparison.samples)
+    elif len(arguments.folders) == 1:
+        raise CurvekitError(f"{first} holds no comparison; give a report's folder, or two runs or more")
+    else:
+        comparison = compare(arguments.folders, arguments.baseline or load_run(first).config.recipe)
+    if arguments.latex:
+        print(comparison.to_latex())
+    elif arguments.json:
+        print(json.dumps({"rows": comparison.rows, "contrasts": comparison.contrasts}, ensure_ascii=False))
+    else:
+        print(comparison.to_markdown())

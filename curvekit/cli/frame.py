@@ -1,0 +1,102 @@
+"""The program ``curvekit``: its commands under one parser, and how each of them ends.
+
+A command is a room of this wing with two functions: ``add(commands)`` declares its flags and its help,
+``run(arguments)`` does what it is for. Heavy modules load inside ``run``, and help costs nothing. What ``evaluate``,
+``generate`` and ``compare`` print on standard output can go into a file; what else there is to say goes to standard
+error. Exit status: 0; 2 for an input that cannot work, in one sentence; 130 when stopped by Ctrl-C; 141 when nobody
+reads on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from curvekit import __version__
+from curvekit.errors import CurvekitError
+
+COMMANDS = (  # each a room of this wing; in this order they stand in the help
+    "report",
+    "train",
+    "pretrain",
+    "card",
+    "evaluate",
+    "generate",
+    "compare",
+    "bench",
+)
+# What lies outside a program: its message says more than a traceback.
+_SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with every command and its help."""
+    whole = argparse.ArgumentParser(
+        prog="curvekit",
+        description="Fine-tune GPT-2 with curve embeddings and SoftEMax attention, and compare the recipes honestly.",
+        epilog="examples:\n"
+        "  curvekit report                                        four recipes on pydocs, as a report\n"
+        "  curvekit train --recipe curve --out runs/curve         one run\n"
+        "  curvekit evaluate runs/curve --corpus pydocs           its perplexity, with a signature\n"
+        "  curvekit generate runs/curve 'The curve runs through'  what it writes\n"
+        "  curvekit compare runs/gpt2 runs/curve                  is the difference one?\n\n"
+        "`curvekit COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole.add_argument("--version", action="version", version=f"curvekit {__version__}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"curvekit.cli.{name}").add(commands)
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        with _plain_warnings():
+            arguments.run(arguments)
+            if sys.stdout is not None:  # closed by who called
+                sys.stdout.flush()
+    except CurvekitError as error:
+        return _failed(error)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("curvekit: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        where = error.filename or "standard output"
+        return _failed(f"{where}: {error.strerror}; check its permissions and the free space")
+    return 0
+
+
+def _failed(error: object) -> int:
+    print(f"curvekit: error: {error}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line of its words, without the line of source that raised it."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        print(f"curvekit: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.showwarning = show
+        yield

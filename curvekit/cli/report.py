@@ -1,0 +1,71 @@
+"""``curvekit report``: recipes by seeds, compared, in a report of executed notebooks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from curvekit.cli.flags import Commands, Pairs, command, listed, path
+from curvekit.cli.settings import add_settings, config
+from curvekit.errors import CurvekitError, pick
+from curvekit.training.settings import MAIN_RECIPES
+
+
+def add(commands: Commands) -> None:
+    each = command(
+        commands,
+        "report",
+        run,
+        "train recipes by seeds, compare them, and write a report of executed notebooks",
+        "  curvekit report\n"
+        "  curvekit report --corpus wikitext-2 --data-dir path/to/wikitext-2 --seeds 0 1 2 --steps 1000\n"
+        "  curvekit report --corpus wikitext-103 --base gpt2",
+        "curvekit report [--out FOLDER] [--recipes NAME ...] [--seeds N ...] [SETTING ...]",
+    )
+    each.add_argument("--out", type=path, metavar="FOLDER", help="where it is written (default: reports/CORPUS-BASE)")
+    each.add_argument(
+        "--recipes",
+        nargs="+",
+        default=list(MAIN_RECIPES),
+        metavar="NAME",
+        help=f"what is compared; the first is the baseline (default: {' '.join(MAIN_RECIPES)})",
+    )
+    each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
+    each.add_argument(
+        "--notebooks", nargs="+", type=path, metavar="FILE", help="what is executed (default: curvekit's 01 to 04)"
+    )
+    each.add_argument(
+        "--parameter",
+        nargs="+",
+        action=Pairs,
+        default={},
+        metavar="NAME=VALUE",
+        help="further parameters of the notebooks",
+    )
+    add_settings(each, without=("recipe", "seed"))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from curvekit.modeling import RECIPES
+    from curvekit.reports.execution import report
+
+    settings = config(arguments)
+    recipes = [pick(name, RECIPES, "recipe") for name in listed(arguments.recipes)]
+    seeds = [_seed(text) for text in listed(arguments.seeds)]
+    out = arguments.out or Path("reports") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
+    print(
+        report(
+            settings,
+            out,
+            recipes=recipes,
+            seeds=seeds,
+            notebooks=arguments.notebooks,
+            parameters=arguments.parameter,
+        )
+    )
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise CurvekitError(f"seed is {text!r}; give whole numbers from 0 on, such as --seeds 0 1 2")
+    return int(text)

@@ -1,0 +1,37 @@
+"""The command ``compare``: a table with intervals from runs or a report, and the results in the README."""
+
+from __future__ import annotations
+
+import json
+
+from curvekit.cli import main
+from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END
+
+
+def test_compare_prints_the_table_of_two_runs_with_an_interval(trained, capsys):
+    assert main(["compare", str(trained["gpt2"]), str(trained["softemax"])]) == 0
+    shown = capsys.readouterr().out
+    assert "softemax" in shown and "95%" in shown and shown.count("|") > 20
+    assert main(["compare", str(trained["softemax"]), str(trained["gpt2"]), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["verdict"] == "baseline" for row in rows] == [True, False]  # the first one
+
+
+def test_compare_reads_a_folder_and_fills_the_readme(trained, tmp_path, capsys):
+    from curvekit.experiments.comparison import compare
+
+    comparison = compare(list(trained.values()), folder=tmp_path, command="curvekit report")
+    assert main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == comparison.to_markdown().strip()
+    assert main(["compare", str(tmp_path), "--baseline", "softemax"]) == 0
+    assert main(["compare", str(trained["softemax"]), str(trained["gpt2"])]) == 0
+    first, second = (table.split() for table in capsys.readouterr().out.split("| recipe ")[1:])
+    assert sorted(first) == sorted(second), "the same comparison, against the other one"
+    page = tmp_path / "PAGE.md"
+    page.write_text(f"before\n{RESULTS_BEGIN}\nold\n{RESULTS_END}\nafter\n", encoding="utf-8")
+    assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0
+    first = page.read_text(encoding="utf-8")
+    assert first.startswith(f"before\n{RESULTS_BEGIN}\n") and first.endswith(f"{RESULTS_END}\nafter\n")
+    assert "old" not in first and comparison.summary() in first and "| softemax |" in first
+    assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == first

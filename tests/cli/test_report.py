@@ -1,0 +1,30 @@
+"""The command ``report``: what was asked on the command line reaches the notebooks."""
+
+from __future__ import annotations
+
+import inspect
+
+import nbformat
+
+from curvekit.cli import main
+from curvekit.training.settings import MAIN_RECIPES
+
+
+def test_report_hands_its_settings_to_the_notebooks(tmp_path, capsys):
+    from curvekit.reports import execution as reports
+
+    names = "recipes = []\nseeds = []\nreport_dir = ''\ncorpus = ''\nsettings = {}\nspread = 0.0"
+    cells = [
+        nbformat.v4.new_code_cell(names, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print(recipes, seeds, corpus, settings['steps'], spread)"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "01_probe.ipynb")
+    out = tmp_path / "report"
+    argv = ["report", "--notebooks", str(tmp_path / "01_probe.ipynb"), "--out", str(out), "--recipes", "gpt2,curve"]
+    assert inspect.signature(reports.report).parameters["recipes"].default == MAIN_RECIPES
+    assert main([*argv, "--seeds", "0 3", "--steps", "7", "--parameter", "spread=2.5"]) == 0
+    assert capsys.readouterr().out == f"{out / 'index.html'}\n" and (out / "index.html").exists()
+    executed = nbformat.read(out / "01_probe.ipynb", as_version=4)
+    printed = "".join(output.get("text", "") for cell in executed.cells for output in cell.get("outputs", []))
+    assert printed == "['gpt2', 'curve'] [0, 3] pydocs 7 2.5\n"
