@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
+from curvekit.bases.saved import check_saved
 from curvekit.errors import CurvekitError, first_line
-from curvekit.files import read_json
+from curvekit.files import checked_path, present, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,16 +21,16 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Raises:
         CurvekitError: its files are missing, or cut off.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
+    check_saved(folder)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # what a changed file makes of transformers' own code
         raise CurvekitError(_not_whole("model", folder, error)) from error
 
 
@@ -63,6 +64,8 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     where = hub.located(base)
+    if Path(where).is_dir():
+        check_saved(where)
     hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -95,8 +98,9 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     from curvekit.modeling import CurveGPT2Config, build_model
     from curvekit.modes import quiet
 
-    folder = Path(name)
-    saved = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    folder = checked_path(name, "the model")
+    name = str(folder) if str(name).startswith("~") else name
+    saved = read_json(folder / "config.json") if present(folder / "config.json") else {}
     if not saved:
         if folder.is_dir():
             raise CurvekitError(f"{folder} holds no run, model or base (no config.json); name a folder below it")

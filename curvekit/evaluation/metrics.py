@@ -27,6 +27,7 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation.scripts import WordTokenizer, bleu_tokenizer
 from curvekit.files import finite
 from curvekit.modes import evaluating
+from curvekit.shapes import require
 from curvekit.text.tokenization import encodable, start_token
 
 DENOMINATORS = "whitespace words and UTF-8 bytes of the original text"
@@ -136,17 +137,34 @@ class LanguageModelScore:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelScore:
-        """Undo ``to_dict``; the metrics are computed anew from the arrays."""
-        names = ("tokens", "correct", "words", "bytes", "leaks", "signature")
-        try:
-            kept = [{**document, "nll": _floats(document["nll"])} for document in value["token_nll"]]
-            nll = np.array(_floats(value["nll"]))
-            return cls(nll, **{name: value[name] for name in names}, token_nll=kept)
-        except KeyError as error:
+    def from_dict(cls, value: Mapping[str, Any], source: object = "this score") -> LanguageModelScore:
+        """Undo ``to_dict``; the metrics are computed anew from the arrays.
+
+        Raises:
+            CurvekitError: what ``source`` holds is no score, with the field that says so.
+        """
+        require(value, SCORE, source)
+        lengths = {name: len(value[name]) for name in ("nll", *_COUNTS)}
+        kept = [len(document["tokens"]) == len(document["nll"]) for document in value["token_nll"]]
+        if len(set(lengths.values())) > 1 or not all(kept):
+            told = ", ".join(f"{name} of {length}" for name, length in lengths.items())
             raise CurvekitError(
-                f"this score has no {error}; delete the run's metrics.json and give its command again"
-            ) from error
+                f"{source}: its lists are not of the same documents ({told}); "
+                "delete the run's metrics.json and give its command again"
+            )
+        tokens = [{**document, "nll": _floats(document["nll"])} for document in value["token_nll"]]
+        nll = np.array(_floats(value["nll"]))
+        return cls(nll, **{name: value[name] for name in (*_COUNTS, "leaks", "signature")}, token_nll=tokens)
+
+
+_COUNTS = ("tokens", "correct", "words", "bytes")
+SCORE = {
+    "nll": [(float, None)],
+    **{name: [int] for name in _COUNTS},
+    "leaks": bool,
+    "signature": dict,
+    "token_nll": [{"tokens": [str], "nll": [(float, None)]}],
+}
 
 
 def _floats(values: Iterable[float | None]) -> list[float]:

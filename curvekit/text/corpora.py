@@ -38,7 +38,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from curvekit.bases import hub
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
-from curvekit.files import read_json, write_json
+from curvekit.files import checked_path, read_json, write_json
 from curvekit.text import documents, duplicates, pydocs
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
@@ -114,7 +114,7 @@ def load_corpus(
     """
     name = str(name_or_path)
     pick(document, UNITS, "document unit")
-    folder = Path(data_dir).expanduser() if data_dir else None
+    folder = checked_path(data_dir, "data_dir") if data_dir else None
     if folder and not folder.exists():
         raise CurvekitError(f"there is no data folder {folder}; name an existing one, or leave data_dir out")
     if name in CORPORA:
@@ -177,7 +177,7 @@ def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[D
 
 def _environment_folder() -> Path | None:
     value = os.environ.get("CURVEKIT_DATA")
-    return Path(value).expanduser() if value else None
+    return checked_path(value, "CURVEKIT_DATA") if value else None
 
 
 def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path | None:
@@ -261,9 +261,9 @@ def existing_path(name: str, data_dir: str | Path | None = None) -> Path:
     Raises:
         CurvekitError: it is in none of them, or is no kind of file that is read.
     """
-    given = Path(data_dir).expanduser() if data_dir else None
+    given = checked_path(data_dir, "data_dir") if data_dir else None
     roots = [root for root in (given, Path(), _environment_folder()) if root is not None]
-    for path in (root / Path(name).expanduser() for root in roots if name):
+    for path in (root / checked_path(name, "the corpus") for root in roots if name):
         if path.is_dir() or (suffix(path) in SUFFIXES and path.exists()):
             return path
         if path.exists():

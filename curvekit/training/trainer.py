@@ -41,7 +41,7 @@ from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
 from curvekit.training.optimizers import decays, muon
-from curvekit.training.runs import Run, claimed, load_run
+from curvekit.training.runs import HISTORY, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
 
@@ -259,7 +259,7 @@ class _History(TrainerCallback):
 
     def __init__(self, path: Path, watchers: Sequence[Watcher]) -> None:
         self.path, self.watchers = path, watchers
-        self.seconds = max((row["seconds"] for row in read_jsonl(path) if "seconds" in row), default=0.0)
+        self.seconds = max((row["seconds"] for row in read_jsonl(path, HISTORY) if "seconds" in row), default=0.0)
         self.began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
