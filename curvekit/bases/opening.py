@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
-from curvekit.bases.saved import check_saved
+from curvekit.bases.saved import check_saved, check_tokenizer
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import checked_path, present, read_json
 
@@ -48,6 +48,7 @@ def saved_tokenizer(folder: str | Path, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
+        check_tokenizer(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower
         raise CurvekitError(_not_whole("tokeniser", folder, error)) from error
@@ -68,6 +69,7 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
         check_saved(where)
     hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
     try:
+        check_tokenizer(where)
         tokenizer = AutoTokenizer.from_pretrained(
             where,
             clean_up_tokenization_spaces=False,

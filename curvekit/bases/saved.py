@@ -1,8 +1,8 @@
 """What is saved beside a model's weights, checked before transformers reads it: settings, by file and field.
 
 transformers takes most values as they come and fails in the middle of its own code. Here every field of
-``config.json`` and ``generation_config.json`` that their class knows must be of the class's own type, a size must be one
-that a model can have, and a tokeniser's files must be whole.
+``config.json`` and ``generation_config.json`` that their class knows must be of the class's own type, a size must be
+one that a model can have, and a tokeniser's files must be whole.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ def check_saved(folder: str | Path) -> None:
         from transformers import GenerationConfig
 
         _check(read_json(path), GenerationConfig().to_dict(), path)
+
+
+def check_tokenizer(folder: str | Path) -> None:
+    """Return if the files of a saved tokeniser can be those of one; a folder without any passes.
+
+    Raises:
+        CurvekitError: as :func:`check_saved`.
+    """
+    folder = Path(folder)
     if present(path := folder / "tokenizer_config.json"):
         read_json(path, shape={"tokenizer_class": Maybe((str, None))})
     if present(path := folder / "tokenizer.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import json
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ Commands = argparse._SubParsersAction  # what the program's parser adds its comm
 Run = Callable[[argparse.Namespace], None]
 
 
+_BEHIND = "\0"  # marks, while it is parsed, a word that stands behind `--`; no argument can hold it
 _LONGEST = 400  # characters of an error that may be the user's own text
 
 
@@ -32,7 +34,11 @@ class Parser(argparse.ArgumentParser):
         self._within = True
         try:
             given, behind = self._spelt(list(args or []))
-            found, extras = self.parse_known_intermixed_args([*given, *(["--", *behind] if behind else [])], namespace)
+            found, extras = self._mixed(given, behind, namespace)
+            first = extras[0].partition("=")[0] if extras else ""
+            if first in self._option_string_actions and extras == behind[len(behind) - len(extras) :]:
+                # all that could be an argument is there already, so flags go on behind it
+                found, extras = self._mixed([*given, *self._spelt(extras)[0]], behind[: -len(extras)], namespace)
         finally:
             self._within = False
         if extras:
@@ -40,6 +46,24 @@ class Parser(argparse.ArgumentParser):
         return found, []
 
     _within = False
+
+    def _mixed(self, given: list[str], behind: list[str], namespace: Any) -> tuple[Any, list[str]]:
+        found, extras = self.parse_known_intermixed_args(
+            [*given, *(_BEHIND + word for word in behind)], copy.copy(namespace)
+        )
+        return found, [word.removeprefix(_BEHIND) for word in extras]
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        get: Any = super()
+        return get._get_value(action, arg_string.removeprefix(_BEHIND))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            near = difflib.get_close_matches(str(value), known, n=2, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            told = f"there is no {_cut(str(value))!r}{hint} (choose from {', '.join(known)})"
+            raise argparse.ArgumentError(action, told)
 
     def _spelt(self, words: list[str]) -> tuple[list[str], list[str]]:
         """The words before ``--``, their flags in our spelling, and the words behind it."""

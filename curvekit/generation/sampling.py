@@ -66,7 +66,7 @@ class Sampling:
             "num_beams": (1 <= self.num_beams <= MOST_BEAMS, f"1 or more, at most {MOST_BEAMS}"),
             "num_return_sequences": (
                 1 <= self.num_return_sequences <= MOST_TEXTS,
-                f"1 or more, at most {MOST_TEXTS:,}",
+                f"1 or more, at most {MOST_TEXTS}",
             ),
             "seed": (0 <= self.seed < 2**63, "0 or more, below 2^63"),
         }
