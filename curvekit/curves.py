@@ -229,6 +229,8 @@ def check_curve(
     """
     pick(weights, WEIGHTS, "kind of curve weights")
     pick(window, WINDOWS, "window")
+    if not channels:
+        raise CurvekitError(f"channels is {list(channels)}, and nothing would be left; give some of {list(CHANNELS)}")
     for channel in channels:
         pick(channel, CHANNELS, "curve channel")
     pick(normalisation, NORMALISATIONS, "normalisation")

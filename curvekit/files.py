@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from curvekit.errors import CurvekitError
+from curvekit.decoding import read_whole
+from curvekit.errors import CurvekitError, first_line
+from curvekit.shapes import DEEPEST, require, too_deep
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on the file systems in use
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.curvekit")  # what a file is called while it is written
 
@@ -86,7 +90,13 @@ def hold(path: Path) -> Iterator[bool]:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` as UTF-8, atomically."""
-    return write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CurvekitError(
+            f"cannot write {path}: {error.object[error.start]!r} is half of a character; put '\\ufffd' in its place"
+        ) from error
+    return write_atomically(path, lambda file: file.write(encoded))
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -99,24 +109,69 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_json(path: str | Path, kind: type = dict) -> Any:
-    """Read a JSON file that holds an object, or a value of another ``kind``.
+def read_json(path: str | Path, kind: type = dict, shape: Any = None) -> Any:
+    """Read a JSON file that holds an object, or a value of another ``kind``, and has a ``shape`` if one is given.
 
     Raises:
-        CurvekitError: there is no such file, or it is not whole JSON, or holds something else.
+        CurvekitError: there is no such file, or it is not whole JSON, or holds something else, with the field.
     """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CurvekitError(f"there is no {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CurvekitError(f"{path} is not whole JSON ({error}); restore it") from error
-    except OSError as error:
-        raise CurvekitError(f"cannot read {path}: {error.strerror or error}; name a file that can be read") from error
+    if not present(path):
+        raise CurvekitError(f"there is no {path}")
+    value = parse_json(read_whole(path), path)
     if not isinstance(value, kind):
         wanted = "list" if kind is list else "object"
-        raise CurvekitError(f"{path} holds {str(value)[:40]!r}, not a JSON {wanted}; restore it or name another file")
+        raise CurvekitError(f"{path} holds {ascii(value)[:40]!r}, not a JSON {wanted}; restore it or name another file")
+    return value if shape is None else require(value, shape, path)
+
+
+def parse_json(text: str, source: object) -> Any:
+    """A JSON value of a text that ``source`` is the name of.
+
+    Raises:
+        CurvekitError: it is not whole, is nested more than :data:`curvekit.shapes.DEEPEST` times, or holds a number
+            that no field can have.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        raise CurvekitError(f"{source} is not whole JSON ({reason}); restore it") from error
+    if too_deep(value):
+        raise CurvekitError(f"{source} is nested more than {DEEPEST} times; write it flatter")
     return value
+
+
+def present(path: str | Path) -> bool:
+    """Whether something of this name is there; a name that no file can have is not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def checked_path(text: str | Path, what: str = "the path") -> Path:
+    """A path with ``~`` expanded, if a file can have this name.
+
+    Raises:
+        CurvekitError: it is longer than a name may be, no text, or the home of a user that is not there.
+    """
+    text = str(text)
+    shown = ascii(text) if len(text) <= 60 else f"{text[:57]!a}..."
+    try:
+        size = max((len(part.encode()) for part in text.split("/")), default=0)
+    except UnicodeEncodeError as error:
+        raise CurvekitError(f"{what} {shown} is not UTF-8; give it in UTF-8, or rename the file") from error
+    if "\0" in text:
+        raise CurvekitError(f"{what} {shown} holds a NUL, which no name can; leave it out")
+    if size > LONGEST_NAME or len(text.encode()) > LONGEST_PATH:
+        raise CurvekitError(
+            f"{what} {shown} has a name of {size:,} bytes, longer than a file's may be; "
+            f"give at most {LONGEST_NAME} bytes a name and {LONGEST_PATH:,} in all"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise CurvekitError(f"{what} {shown} names a home folder that is not there; write the path out") from error
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
@@ -135,26 +190,27 @@ def append_jsonl(path: str | Path, row: dict) -> None:
         raise CurvekitError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
+def read_jsonl(path: str | Path, shape: Any = None) -> list[dict]:
     """Read JSON lines; a last line that was cut off by a kill is left out.
 
     Raises:
-        CurvekitError: a line before the last is not JSON.
+        CurvekitError: a line before the last is not JSON, or one is no object, or not of the ``shape``, with the field.
     """
     path = Path(path)
-    if not path.exists():
+    if not present(path):
         return []
     # Not splitlines(): it also breaks at the separators that Unicode has besides, which a text may hold.
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurvekitError(f"{path} cannot be read as JSON lines ({error}); restore it") from error
+    lines = read_whole(path).removesuffix("\n").split("\n")
     rows: list[dict] = []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise CurvekitError(f"{path}, line {number}, is not JSON ({error})") from error
+            raise CurvekitError(f"{path}, line {number}, is not JSON ({error}); mend or remove the line") from error
+        if too_deep(rows[-1]):
+            raise CurvekitError(f"{path}, line {number}, is nested more than {DEEPEST} times; remove it")
+    for number, row in enumerate(rows, start=1):
+        require(row, dict if shape is None else shape, f"{path}, line {number}")
     return rows

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
+from curvekit.bases.saved import check_saved
 from curvekit.bases.tokenizer import base_tokenizer, saved_tokenizer
 from curvekit.bases.weights import check_files, check_loaded
 from curvekit.errors import CurvekitError, not_whole
-from curvekit.files import read_json
+from curvekit.files import checked_path, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,11 +23,11 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Raises:
         CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
+    check_saved(folder)
     check_files(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -34,7 +35,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         )
     except CurvekitError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # what a changed file makes of transformers' own code
         raise CurvekitError(not_whole("model", folder, error)) from error
     check_loaded(model, info, f"the model in {folder}")
     return model.eval()
@@ -55,7 +56,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     from curvekit.bases.building import build_model
     from curvekit.modes import quiet
 
-    folder = Path(name)
+    folder = checked_path(name, "the model")
+    name = str(folder) if str(name).startswith("~") else name
     saved = read_json(folder / "config.json") if hub.exists(folder / "config.json") else {}
     if not saved:
         if hub.exists(folder) and folder.is_dir():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
+from curvekit.bases.saved import check_saved, check_tokenizer
 from curvekit.errors import CurvekitError, first_line, not_whole
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def saved_tokenizer(folder: str | Path, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
+        check_tokenizer(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower
         raise CurvekitError(not_whole("tokeniser", folder, error)) from error
@@ -37,8 +39,11 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     where = hub.located(base)
+    if Path(where).is_dir():
+        check_saved(where)
     hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")
     try:
+        check_tokenizer(where)
         tokenizer = AutoTokenizer.from_pretrained(
             where,
             clean_up_tokenization_spaces=False,

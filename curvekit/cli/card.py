@@ -25,10 +25,12 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.training.cards import SHOWN, measure
 
-    told = read_json(arguments.folder / "card.json")["figures"]
+    told = read_json(arguments.folder / "card.json", shape={"figures": {str: dict.fromkeys(SHOWN, float)}})["figures"]
     apart = []
     for name, figure in measure(arguments.folder, arguments.data_dir, announce=say).items():
         print(name)
+        if name not in told:
+            raise CurvekitError(f"{arguments.folder / 'card.json'}: it has no figures of {name}; make the card anew")
         for metric in SHOWN:
             print(f"  {metric.replace('_', ' '):<18}{figure[metric]:<12.4f} card {told[name][metric]:.4f}")
             if abs(figure[metric] - told[name][metric]) > 1e-3 * abs(told[name][metric]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from curvekit import __version__
+from curvekit.cli.flags import Parser
 from curvekit.errors import CurvekitError
 
 COMMANDS = (  # each a room of this wing; in this order they stand in the help
@@ -34,12 +36,12 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "bench",
 )
 # What lies outside a program: its message says more than a traceback.
-_SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, with every command and its help."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="curvekit",
         description="Fine-tune GPT-2 with curve embeddings and SoftEMax attention, and compare the recipes honestly.",
         epilog="examples:\n"
@@ -60,8 +62,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    arguments = parser().parse_args(argv)
+    _never_fail_on_a_character()
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        for number, word in enumerate(argv, start=1):
+            _require_utf8(number, word)
+        arguments = parser().parse_args(argv)
         with _plain_warnings():
             arguments.run(arguments)
             if sys.stdout is not None:  # closed by who called
@@ -75,12 +81,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("curvekit: stopped", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not _no_memory(error):
+            raise
+        return _failed("memory ran out; lower batch_size, block_size or the sizes of the model")
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
         where = error.filename or "standard output"
         return _failed(f"{where}: {error.strerror}; check its permissions and the free space")
     return 0
+
+
+def _never_fail_on_a_character() -> None:
+    """Write what a terminal or a file's encoding lacks as an escape: no command fails at its end on a letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _require_utf8(number: int, word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        shown = ascii(word) if len(word) <= 60 else f"{word[:57]!a}..."
+        raise CurvekitError(
+            f"argument {number}, {shown}, is not UTF-8; give it in UTF-8, or rename the file"
+        ) from error
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether this is what Python and torch raise when memory runs out."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _failed(error: object) -> int:

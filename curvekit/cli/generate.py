@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curvekit.bases.opening import open_model
-from curvekit.cli.flags import Commands, command
+from curvekit.cli.flags import Commands, boolean, command, path
 from curvekit.cli.printing import say
+from curvekit.decoding import decoded, read_whole
 from curvekit.errors import CurvekitError
 from curvekit.generation.console import FLAGS, TYPES, Console, speed, truncation
 from curvekit.generation.sampling import Sampling
@@ -42,7 +41,7 @@ def add(commands: Commands) -> None:
         metavar="PROMPT",
         help="a text; - reads one a line from standard input; none begins a document",
     )
-    each.add_argument("--file", type=Path, help="a text file with one prompt a line")
+    each.add_argument("--file", type=path, help="a text file with one prompt a line")
     each.add_argument("--recipe", metavar="NAME", help="build this recipe on the base (default: the base itself)")
     form = each.add_mutually_exclusive_group()
     form.add_argument("--interactive", action="store_true", help="ask for prompts, with a history; explains itself")
@@ -62,16 +61,28 @@ def _add_sampling(each: argparse.ArgumentParser) -> None:
         else:
             options |= {"default": default, "metavar": "N" if setting.type == "int" else "X"}
             options |= {"help": f"{setting.metadata['help']} (default: {default})"}
-        group.add_argument(f"--{name.replace('_', '-')}", **options)
+        names = dict.fromkeys((name, setting.name))  # ours, and that of transformers
+        group.add_argument(*(f"--{each.replace('_', '-')}" for each in names), **options)
+    group.add_argument(
+        "--do-sample",
+        nargs="?",
+        const=True,
+        type=boolean,
+        metavar="true|false",
+        help="false takes the likeliest token every time, as --temperature 0 does (default: as the others say)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Each text goes to standard output, what else there is to say to standard error."""
-    sampling = Sampling(**{each.name: getattr(arguments, each.name) for each in fields(Sampling)})
+    settings = {each.name: getattr(arguments, each.name) for each in fields(Sampling)}
+    if arguments.do_sample is False:
+        settings["temperature"] = 0.0
+    elif arguments.do_sample and (settings["temperature"] == 0 or settings["num_beams"] > 1):
+        raise CurvekitError("--do-sample draws tokens, and temperature 0 and beams do not; leave one of them out")
+    sampling = Sampling(**settings)
     if sys.stdout is None:
         raise CurvekitError("standard output is closed; leave it open or redirect it")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than the model
     if arguments.interactive and (arguments.prompt or arguments.file):
         raise CurvekitError("--interactive asks for prompts itself; leave PROMPT and --file out")
     prompts = [] if arguments.interactive else _prompts(arguments)
@@ -108,12 +119,10 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
     if arguments.file is None and sys.stdin is None:
         raise CurvekitError("standard input is closed; give the prompt as an argument or with --file")
     try:
-        data = arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
-        prompts = [line for line in data.decode("utf-8").splitlines() if line.strip()]
+        text = read_whole(arguments.file) if arguments.file else decoded(sys.stdin.buffer.read(), source)
     except OSError as error:
         raise CurvekitError(f"cannot read {source}: {error.strerror}; give a text file with a prompt a line") from error
-    except UnicodeDecodeError as error:
-        raise CurvekitError(f"{source} is not UTF-8 text ({error}); convert it first") from error
+    prompts = [line for line in text.split("\n") if line.strip()]
     if not prompts:
         raise CurvekitError(f"{source} has no prompt; write one a line")
     return prompts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.results import INTERVAL, cells, markdown_table
+from curvekit.evaluation.results import INTERVAL, ROW, cells, markdown_table
 from curvekit.files import read_json, write_text
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -14,7 +15,7 @@ BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks
 
 def results_block(folder: Path) -> str:
     """What the README says of a comparison, from the ``results.json`` in its folder."""
-    found = read_json(folder / "results.json")
+    found = read_json(folder / "results.json", shape={"rows": [ROW], "summary": str, "command": str})
     shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "verdict", "trainable parameters")
     table = markdown_table([{column: cells(row)[column] for column in shown} for row in found["rows"]])
     return "\n".join([found["summary"], "", table, "", "```", found["command"], "```"])
@@ -26,10 +27,7 @@ def fill(page: Path, block: str, first: str, last: str) -> None:
     Raises:
         CurvekitError: a page that cannot be read or written, or that has not both marks in their order.
     """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CurvekitError(f"cannot read {page}: {error.strerror}") from error
+    text = read_whole(page)
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise CurvekitError(f"seed is {text!r}; give whole numbers from 0 on, such as --seeds 0 1 2")
+    if not text.isdecimal() or len(text) > 10 or int(text) >= 2**32:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise CurvekitError(f"seed is {shown!r}; give whole numbers from 0 on, below 2^32, such as --seeds 0 1 2")
     return int(text)

@@ -24,8 +24,10 @@ from tqdm import tqdm
 import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.scripts import WordTokenizer, bleu_tokenizer
 from curvekit.files import finite
 from curvekit.modes import evaluating
+from curvekit.shapes import require
 from curvekit.text.tokenization import encodable, start_token
 
 DENOMINATORS = "whitespace words and UTF-8 bytes of the original text"
@@ -135,17 +137,34 @@ class LanguageModelScore:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelScore:
-        """Undo ``to_dict``; the metrics are computed anew from the arrays."""
-        names = ("tokens", "correct", "words", "bytes", "leaks", "signature")
-        try:
-            kept = [{**document, "nll": _floats(document["nll"])} for document in value["token_nll"]]
-            nll = np.array(_floats(value["nll"]))
-            return cls(nll, **{name: value[name] for name in names}, token_nll=kept)
-        except KeyError as error:
+    def from_dict(cls, value: Mapping[str, Any], source: object = "this score") -> LanguageModelScore:
+        """Undo ``to_dict``; the metrics are computed anew from the arrays.
+
+        Raises:
+            CurvekitError: what ``source`` holds is no score, with the field that says so.
+        """
+        require(value, SCORE, source)
+        lengths = {name: len(value[name]) for name in ("nll", *_COUNTS)}
+        kept = [len(document["tokens"]) == len(document["nll"]) for document in value["token_nll"]]
+        if len(set(lengths.values())) > 1 or not all(kept):
+            told = ", ".join(f"{name} of {length}" for name, length in lengths.items())
             raise CurvekitError(
-                f"this score has no {error}; delete the run's metrics.json and give its command again"
-            ) from error
+                f"{source}: its lists are not of the same documents ({told}); "
+                "delete the run's metrics.json and give its command again"
+            )
+        tokens = [{**document, "nll": _floats(document["nll"])} for document in value["token_nll"]]
+        nll = np.array(_floats(value["nll"]))
+        return cls(nll, **{name: value[name] for name in (*_COUNTS, "leaks", "signature")}, token_nll=tokens)
+
+
+_COUNTS = ("tokens", "correct", "words", "bytes")
+SCORE = {
+    "nll": [(float, None)],
+    **{name: [int] for name in _COUNTS},
+    "leaks": bool,
+    "signature": dict,
+    "token_nll": [{"tokens": [str], "nll": [(float, None)]}],
+}
 
 
 def _floats(values: Iterable[float | None]) -> list[float]:
@@ -340,12 +359,15 @@ def text_metrics(
     Args:
         hypotheses, references: texts in pairs; a text may be empty.
         stem: stem words (Porter) before ROUGE.
-        length: words at which diversity is measured; shorter texts are left out of it. Default: the shortest
-            text that is not empty. Diversity falls with length, so compare it only at equal lengths.
+        length: words, or characters where a script has no spaces, at which diversity is measured; shorter texts are
+            left out of it. Default: the shortest text that is not empty. Diversity falls with length, so compare it
+            only at equal lengths.
 
     Returns:
         ``bleu``, ``chrf``: sacrebleu's corpus scores, 0 to 100, which no mean of sentence scores equals.
-        ``rouge1``, ``rouge2``, ``rougeL``: mean F1 over the pairs, 0 to 100.
+        Scripts without spaces are cut by sacrebleu's ``zh`` or ``char``; of texts that all have fewer than four
+        words, BLEU is that of the orders there are (``eff:yes``).
+        ``rouge1``, ``rouge2``, ``rougeL``: mean F1 over the pairs, 0 to 100, of words of any script.
         ``distinct_1/2/3``: distinct n-grams / n-grams, over all texts, 0 to 1 (Li et al. 2016).
         ``repetition_4``: share of a text's 4-grams that repeat an earlier one, mean over texts, 0 to 1
         (seq-rep-4 of Welleck et al. 2020).
@@ -363,34 +385,42 @@ def text_metrics(
         raise CurvekitError(
             f"{len(hypotheses)} hypotheses and {len(references)} references are not pairs; give one of each"
         )
-    bleu, chrf = BLEU(force=True), CHRF()  # force: no warning about texts that already come cut into tokens
+    cut = bleu_tokenizer(references)  # of the true texts alone: what a model writes must not choose its own yardstick
+    chrf = CHRF()
+    bleu = BLEU(tokenize=cut, force=True)  # force: no warning about texts that already come cut into tokens
+    found = bleu.corpus_score(hypotheses, [references])
+    if not found.totals[-1]:  # no text has four words: 0 would say nothing of them
+        bleu = BLEU(tokenize=cut, force=True, effective_order=True)
+        found = bleu.corpus_score(hypotheses, [references])
     rouge_names = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(list(rouge_names), use_stemmer=stem)
+    scorer = RougeScorer(list(rouge_names), tokenizer=WordTokenizer(stem))
     rouge = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
     figures = {
-        "bleu": bleu.corpus_score(hypotheses, [references]).score,
+        "bleu": found.score,
         "chrf": chrf.corpus_score(hypotheses, [references]).score,
         **{name: 100 * sum(pair[name].fmeasure for pair in rouge) / len(rouge) for name in rouge_names},
     }
-    diversity, described = _diversity(hypotheses, length)
+    diversity, described = _diversity(hypotheses, length, spaces=cut == "13a")
     return {
         **figures,
         **diversity,
         "signatures": {
             "bleu": str(bleu.get_signature()),
             "chrf": str(chrf.get_signature()),
-            "rouge": f"f1:mean|stem:{'yes' if stem else 'no'}|version:{version('rouge_score')}",
+            "rouge": f"f1:mean|tok:unicode|stem:{'yes' if stem else 'no'}|version:{version('rouge_score')}",
             "diversity": described,
         },
     }
 
 
-def _diversity(texts: Sequence[str], length: int | None) -> tuple[dict[str, float | None], str]:
+def _diversity(texts: Sequence[str], length: int | None, spaces: bool = True) -> tuple[dict[str, float | None], str]:
+    """Of whitespace words, or of the characters of scripts without spaces."""
     from sacrebleu.metrics import BLEU
 
+    parts = [text.split() if spaces else list("".join(text.split())) for text in texts]
     if length is None:
-        length = min((len(text.split()) for text in texts if text.split()), default=0)
-    cut = [words[:length] for text in texts if len(words := text.split()) >= max(length, 1)]
+        length = min((len(words) for words in parts if words), default=0)
+    cut = [words[:length] for words in parts if len(words) >= max(length, 1)]
     figures: dict[str, float | None] = {}
     for n in (1, 2, 3):
         pooled = [gram for words in cut for gram in _ngrams(words, n)]
@@ -404,7 +434,7 @@ def _diversity(texts: Sequence[str], length: int | None) -> tuple[dict[str, floa
     if len(joined) > 1:
         alike = [bleu.sentence_score(text, joined[:i] + joined[i + 1 :]).score for i, text in enumerate(joined)]
         figures["self_bleu"] = sum(alike) / len(alike)
-    return figures, f"words:whitespace|length:{length}|texts:{len(cut)} of {len(texts)}"
+    return figures, f"words:{'whitespace' if spaces else 'characters'}|length:{length}|texts:{len(cut)} of {len(texts)}"
 
 
 def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

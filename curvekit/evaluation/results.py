@@ -17,6 +17,24 @@ _SPECIAL = {
 }
 
 
+_FIGURES = (
+    *("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy", "bleu"),
+    *("tokens_per_second", "parameters", "trainable_parameters"),
+)
+_TESTED = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "relative_perplexity"), (float, None))
+ROW = {  # of a recipe in a saved comparison
+    "recipe": str,
+    "leaks": bool,
+    "verdict": str,
+    "seeds": int,
+    "perplexities": [(float, None)],
+    "per_seed": (None, [(float, None)]),
+    **_TESTED,
+    **dict.fromkeys((each for name in _FIGURES for each in (name, f"{name}_sd")), (float, None)),
+}
+CONTRAST = {"recipe": str, "a": str, "b": str, "verdict": str, **_TESTED}  # of two recipes
+
+
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """One recipe's figures as text, by column."""
     return {

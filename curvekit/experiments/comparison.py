@@ -18,9 +18,12 @@ from typing import Any
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation import results
 from curvekit.evaluation.metrics import LanguageModelScore
+from curvekit.evaluation.results import CONTRAST, ROW
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
 from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.ownership import json_with, require_files, text_with
+from curvekit.shapes import Maybe
+from curvekit.shapes import require as require_shape
 from curvekit.training.runs import Run, load_run, require_place
 from curvekit.training.settings import RunConfig
 
@@ -179,17 +182,43 @@ class Comparison:
         write_text(Path(folder) / "results.tex", self.to_latex())
 
 
+_MOST_SAMPLES = 10**6
+_SAVED = {
+    "rows": [ROW],
+    "contrasts": [CONTRAST],
+    "baseline": str,
+    "documents": int,
+    "seeds": [int],
+    "samples": int,
+    "runs": [{"recipe": str, "seed": int, "folder": str}],
+    "settings": {"corpus": Maybe(str), "base": Maybe(str)},
+    "differing": [str],
+    "signature": str,
+    "base_is_random": bool,
+    "command": str,
+}
+
+
 def load_comparison(folder: str | Path) -> Comparison:
     """Read what ``Comparison.save`` wrote.
 
     Raises:
         CurvekitError: the folder holds no comparison, or one of another version.
     """
-    saved = read_json(Path(folder) / "comparison.json")
-    try:
-        return Comparison(**saved, folder=Path(folder))
-    except TypeError as error:
-        raise CurvekitError(f"{folder}/comparison.json is not of this version ({error}); compare again") from error
+    path = Path(folder) / "comparison.json"
+    saved = read_json(path)
+    names = {each.name for each in dataclasses.fields(Comparison)} - {"folder"}
+    if other := sorted(names ^ set(saved)):
+        raise CurvekitError(f"{path} is not of this version (see {other[0]!r}); compare again")
+    require_shape(saved, _SAVED, path)
+    for row in (*saved["rows"], *saved["contrasts"]):
+        if row["p"] is not None and None in (row["low"], row["high"], row["difference"], row["p_holm"]):
+            raise CurvekitError(f"{path}: {row['recipe']} has a p and no interval; compare again")
+    if saved["baseline"] not in [row["recipe"] for row in saved["rows"]]:
+        raise CurvekitError(f"{path}: baseline is {saved['baseline']!r}, which is no recipe in rows; compare again")
+    if not 1 <= saved["samples"] <= _MOST_SAMPLES:
+        raise CurvekitError(f"{path}: samples is {saved['samples']}; expected 1 to {_MOST_SAMPLES:,}; compare again")
+    return Comparison(**saved, folder=Path(folder))
 
 
 def run_experiment(

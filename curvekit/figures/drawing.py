@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import logging
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,10 +25,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Affine2D
 
 from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
@@ -108,7 +113,16 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @functools.wraps(draw)
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with matplotlib.style.context(["default", STYLE]):
-            return draw(*args, **kwargs)
+            matplotlib.rcParams["font.family"] = [FONT, *_families]
+            if _lacking.get() is not None:  # a picture within a picture
+                return draw(*args, **kwargs)
+            token = _lacking.set({})
+            try:
+                figure = draw(*args, **kwargs)
+                _say_under(figure, _lacking.get() or {})
+                return figure
+            finally:
+                _lacking.reset(token)
 
     return wrapper
 
@@ -142,15 +156,113 @@ def luminance(shade: Sequence[float]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@functools.cache
-def _glyphs() -> frozenset[int]:
-    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
+# What lies beyond FONT: the families of this machine that were needed so far, and what the picture that is being drawn
+# asks for and none of them has.
+_families: list[str] = []
+_lacking: ContextVar[dict[str, None] | None] = ContextVar("lacking", default=None)
 
 
 def shown(text: str) -> str:
-    """A text as the font can show it: line ends as arrows, what it lacks as boxes, ``$`` not as mathematics."""
-    text = text.replace("\n", "↵").replace("\t", "→")
-    return "".join(c if ord(c) in _glyphs() and c.isprintable() else "▯" for c in text).replace("$", r"\$")
+    """A text as figures can show it: line ends as arrows, ``$`` not as mathematics, and as :func:`legible` says."""
+    return legible(text.replace("\n", "↵").replace("\t", "→")).replace("$", r"\$")
+
+
+def legible(text: str) -> str:
+    """A text in which what no font of this machine has is a box; a note under the picture says so."""
+    if all(c < "\u0300" and ord(c) in _glyphs(_path(FONT)) and c.isprintable() for c in text):
+        return text
+    return "".join(map(_legible, text))
+
+
+def _legible(character: str) -> str:
+    if unicodedata.category(character) == "Cf" or "VARIATION SELECTOR" in unicodedata.name(character, ""):
+        return ""  # what joins and varies, as in emoji, is not seen
+    if not character.isprintable():
+        return "▯"
+    if ord(character) in _glyphs(_path(FONT)):
+        return character
+    family = _family(character)
+    lacking = _lacking.get()
+    if family is None:
+        if lacking is not None:
+            lacking[character] = None
+        return "▯"
+    if lacking is not None:  # within a picture, of whose style this is a part
+        matplotlib.rcParams["font.family"] = [FONT, *_families]
+    return character
+
+
+def _path(family: str) -> str:
+    return str(font_manager.findfont(family))
+
+
+@functools.cache
+def _glyphs(path: str) -> frozenset[int]:
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+@functools.cache
+def _family(character: str) -> str | None:
+    """A family of fonts on this machine that has a character and that matplotlib can draw; the first is kept to."""
+    known = [font for family in _families for font in font_manager.fontManager.ttflist if font.name == family]
+    others = sorted(
+        (font for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name),  # it draws boxes itself
+        key=lambda font: (not re.search(r"CJK|Sans|Gothic|Emoji", font.name), font.style != "normal", font.name),
+    )
+    for font in (*known, *others):
+        try:
+            if ord(character) not in _glyphs(font.fname):
+                continue
+            loaded = font_manager.get_font(font.fname)
+            loaded.set_size(9, 72)
+            loaded.load_char(ord(character))  # fonts of coloured bitmaps have it and cannot be drawn
+        except (OSError, RuntimeError, ValueError):
+            continue
+        if font.name not in _families:
+            _families.append(font.name)
+            logging.getLogger("matplotlib.font_manager").addFilter(_no_weights)
+        return str(font.name)
+    return None
+
+
+def _no_weights(record: logging.LogRecord) -> bool:
+    """Nobody needs to hear that a font of another script has no bold."""
+    return "font weight" not in str(record.msg)
+
+
+def _say_under(figure: Figure, lacking: Iterable[str]) -> None:
+    """Under the figure, say what its boxes stand for."""
+    characters = list(lacking)
+    if not characters:
+        return
+    some = ", ".join(f"U+{ord(c):04X}" for c in characters[:4]) + (", ..." if len(characters) > 4 else "")
+    note = (
+        f"▯: no font of this machine has {'this character' if len(characters) == 1 else 'these characters'} ({some}); "
+        "fonts such as Noto Sans CJK and Noto Emoji have them, where they are installed"
+    )
+    lines = wrap(note, WIDTH - 0.25, 8)
+    room = 0.12 + 0.15 * len(lines)
+    whole = figure.get_figheight() + room
+    _move_up(figure, figure.get_figheight() / whole)
+    figure.set_size_inches(figure.get_figwidth(), whole)
+    figure.text(0.1 / WIDTH, (room - 0.04) / whole, "\n".join(lines), size=8, color=MUTED, va="top", linespacing=1.3)
+    figure.set_label(f"{figure.get_label()} {note}.".strip())
+
+
+def _move_up(figure: Figure, share: float) -> None:
+    """Leave room under what is drawn, which keeps its inches and takes the upper ``share`` of the height."""
+    squeeze = Affine2D().scale(1, share).translate(0, 1 - share)
+    for artist in (*figure.texts, *figure.artists, *figure.lines, *figure.patches):
+        inner = artist.get_transform()
+        artist.set_transform(squeeze + inner)
+    layout: Any = figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        left, bottom, width, height = layout.get()["rect"]
+        layout.set(rect=(left, 1 - share + bottom * share, width, height * share))
+    for ax in figure.axes:
+        if not isinstance(layout, ConstrainedLayoutEngine) or ax.get_subplotspec() is None:
+            left, bottom, width, height = ax.get_position(original=True).bounds
+            ax.set_position((left, 1 - share + bottom * share, width, height * share))
 
 
 @functools.cache
@@ -160,7 +272,7 @@ def _measure() -> Any:
 
 def text_width(text: str, size: float = SMALL, weight: str = "normal") -> float:
     """Inches that a line of text takes."""
-    font = font_manager.FontProperties(family=FONT, size=size, weight=weight)
+    font = font_manager.FontProperties(family=[FONT, *_families], size=size, weight=weight)
     text = text.replace(r"\$", "$")
     return _measure().get_text_width_height_descent(text, font, False)[0] / 200 if text else 0.0
 
@@ -192,6 +304,7 @@ def canvas(
         key: (name, colour, line style) of what the lines are, in rows below the note.
         foot: inches kept free at the bottom.
     """
+    title, note = legible(title), legible(note)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.set_label(f"{title}. {note}".strip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -13,7 +12,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curvekit.decoding import even
 from curvekit.errors import CurvekitError, pick
+from curvekit.files import parse_json
 from curvekit.generation.sampling import Sampling, row_seed
 
 if TYPE_CHECKING:
@@ -21,7 +22,23 @@ if TYPE_CHECKING:
 
     from curvekit.generation.streams import Completion
 
-TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "tuple[str, ...]": str}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+_ESCAPE = re.compile(r"\\(?:([ntr\\])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
+
+
+def unescaped(text: str) -> str:
+    r"""A text in which ``\n``, ``\t``, ``\r``, ``\\``, ``\xHH`` and ``\uHHHH`` are what shells and Python call them."""
+
+    def character(found: re.Match) -> str:
+        number = int(found[2] or found[3] or found[4] or "0", 16)
+        if found[1]:
+            return _ESCAPES[found[1]]
+        return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else found[0]
+
+    return _ESCAPE.sub(character, text)
+
+
+TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "tuple[str, ...]": unescaped}
 FLAGS = {str(each.metadata["flag"] or each.name): each for each in fields(Sampling)}  # settings by their short names
 HISTORY_LINES = 1000
 
@@ -83,7 +100,7 @@ class Console:
         with _history() if asks else contextlib.nullcontext():
             while True:
                 try:
-                    line = input("> " if asks else "")
+                    line = even(input("> " if asks else ""))
                     if line.strip() in (":quit", ":q"):
                         return
                     self.command(line) if line.startswith(":") else self.answer(line)
@@ -93,6 +110,8 @@ class Console:
                     return
                 except KeyboardInterrupt:
                     _say("")
+                except UnicodeDecodeError as error:
+                    raise CurvekitError(f"standard input is not UTF-8 text ({error}); convert it first") from error
                 except (CurvekitError, RuntimeError) as error:  # the model's failures too: the conversation goes on
                     _say(f"curvekit: error: {error}")
 
@@ -115,8 +134,8 @@ class Console:
         names = {flag.replace("-", "_"): each for flag, each in FLAGS.items()} | {e.name: e for e in fields(Sampling)}
         each = names[pick(key, names, "setting")]
         try:
-            value = json.loads(text) if text.startswith("[") else TYPES[str(each.type)](text)
-        except ValueError as error:
+            value = parse_json(text, key) if text.startswith("[") else TYPES[str(each.type)](text)
+        except (ValueError, OverflowError) as error:
             kind = 'a list such as ["."]' if each.name == "stop" else "a number"
             raise CurvekitError(f"{key} is {text!r}; give {kind}") from error
         if each.name == "stop" and isinstance(value, str):

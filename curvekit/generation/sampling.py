@@ -8,6 +8,10 @@ from typing import Any
 
 from curvekit.errors import CurvekitError, pick
 
+COLDEST, HOTTEST = 1e-6, 1e6  # what logits may be divided by and stay finite
+MOST_BEAMS, MOST_TEXTS = 256, 10_000  # each takes the memory of a text
+_MOST = 2**31
+
 
 def _setting(default: Any, help: str, flag: str = "") -> Any:
     return field(default=default, metadata={"help": help, "flag": flag})
@@ -34,7 +38,9 @@ class Sampling:
     num_beams: int = _setting(1, "beams of a beam search; 1: none", flag="beams")
     num_return_sequences: int = _setting(1, "continuations of each prompt", flag="count")
     seed: int = _setting(0, "the same seed writes the same text")
-    stop: tuple[str, ...] = _setting((), "a text before which the continuation ends; may be given several times")
+    stop: tuple[str, ...] = _setting(
+        (), r"a text before which the continuation ends, \n a line break; may be given several times"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str) or "" in self.stop or not all(isinstance(text, str) for text in self.stop):
@@ -47,20 +53,29 @@ class Sampling:
             ):
                 raise CurvekitError(f"{each.name} is {value!r}; give a {'whole ' * whole}number")
         allowed = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
-            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "max_new_tokens": (1 <= self.max_new_tokens < _MOST, "1 or more, below 2^31"),
+            "temperature": (
+                self.temperature == 0 or COLDEST <= self.temperature <= HOTTEST,
+                f"0 (greedy) or more: {COLDEST} to {HOTTEST:g}",
+            ),
+            "top_k": (0 <= self.top_k < _MOST, "0 (all) or more, below 2^31"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "more than 0"),
-            "no_repeat_ngram_size": (self.no_repeat_ngram_size >= 0, "0 (off) or more"),
-            "num_beams": (self.num_beams >= 1, "1 or more"),
-            "num_return_sequences": (self.num_return_sequences >= 1, "1 or more"),
+            "repetition_penalty": (COLDEST <= self.repetition_penalty <= HOTTEST, f"more than 0, at most {HOTTEST:g}"),
+            "no_repeat_ngram_size": (0 <= self.no_repeat_ngram_size < _MOST, "0 (off) or more, below 2^31"),
+            "num_beams": (1 <= self.num_beams <= MOST_BEAMS, f"1 or more, at most {MOST_BEAMS}"),
+            "num_return_sequences": (
+                1 <= self.num_return_sequences <= MOST_TEXTS,
+                f"1 or more, at most {MOST_TEXTS}",
+            ),
             "seed": (0 <= self.seed < 2**63, "0 or more, below 2^63"),
         }
         for name, (right, expected) in allowed.items():
             if not right:
-                raise CurvekitError(f"{name} is {getattr(self, name)}; give {expected}")
+                value = getattr(self, name)
+                huge = isinstance(value, int) and value.bit_length() > 200  # Python does not write thousands of digits
+                shown = f"a number of {value.bit_length():,} bits" if huge else value
+                raise CurvekitError(f"{name} is {shown}; give {expected}")
         if self.num_return_sequences > self.num_beams and (self.temperature == 0 or self.num_beams > 1):
             raise CurvekitError(
                 f"num_return_sequences is {self.num_return_sequences}, but without sampling there are only "

@@ -21,6 +21,7 @@ from scipy.stats import norm
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_jsonl
 from curvekit.ownership import require_file
+from curvekit.shapes import Maybe
 
 QUESTIONS = {"better": "Which is better?", "fluent": "Which is more fluent?", "on_topic": "Which stays on topic?"}
 ANSWERS = ("first", "tie", "second")
@@ -119,11 +120,14 @@ def read_ratings(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         CurvekitError: a line is no rating.
     """
-    rows = read_jsonl(path)
+    rows = read_jsonl(path, dict.fromkeys(("prompt", "first", "second", *QUESTIONS), Maybe(str)))
     for number, row in enumerate(rows, 1):
         missing = [key for key in ("prompt", "first", "second", *QUESTIONS) if key not in row]
         if missing:
             raise CurvekitError(f"{path}, line {number}, is no rating: it has no {missing[0]!r}; remove the line")
+        if wrong := [question for question in QUESTIONS if row[question] not in ANSWERS]:
+            found = f"{wrong[0]} is {row[wrong[0]]!r}; expected {', '.join(ANSWERS)}"
+            raise CurvekitError(f"{path}, line {number}: {found}; remove the line")
     return rows
 
 

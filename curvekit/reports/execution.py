@@ -16,7 +16,8 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import curvekit
+from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.experiments.comparison import RESULTS, Comparison, load_comparison
 from curvekit.figures.drawing import is_figure
@@ -46,6 +48,7 @@ from curvekit.training.settings import MAIN_RECIPES, RunConfig
 _INSIDE = Path(curvekit.__file__).parent / "notebooks"  # as a wheel carries them
 NOTEBOOKS = _INSIDE if _INSIDE.is_dir() else _INSIDE.parents[1] / "notebooks"  # in a checkout: beside the library
 PACKAGES = ("curvekit", "torch", "transformers", "tokenizers", "datasets", "numpy", "matplotlib", "sacrebleu")
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 Say = Callable[[str], None]
 
 
@@ -98,7 +101,7 @@ def report(
     _make(folder)
 
     began, started = time.monotonic(), time.time()
-    chapters = [Chapter.of(path.stem, nbformat.read(path, as_version=4)) for path in paths]
+    chapters = [Chapter.of(path.stem, read_notebook(path)) for path in paths]
     for number, (path, chapter) in enumerate(zip(paths, chapters, strict=True), 1):
         say(f"[{number}/{len(paths)}] {path.stem}")
         start = time.monotonic()
@@ -192,16 +195,18 @@ def execute(path: Path, out: Path, parameters: Mapping[str, Any], progress: Say 
     partial = out.with_name(f"{out.stem}.partial.ipynb")
     stream: Any = _Lines(progress) if progress else None
     try:
-        notebook = papermill.execute_notebook(
-            str(path),
-            str(partial),
-            dict(parameters),
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=stream,
-            stderr_file=stream,
-            kernel_manager_class=_Kernel,
-        )
+        with _mended(path) as source:
+            notebook = papermill.execute_notebook(
+                source,
+                str(partial),
+                dict(parameters),
+                kernel_name=KERNEL["name"],
+                language=KERNEL["language"],
+                progress_bar=False,
+                stdout_file=stream,
+                stderr_file=stream,
+                kernel_manager_class=_Kernel,
+            )
         for name in ("input_path", "output_path"):  # of the machine that made it
             notebook.metadata.papermill.pop(name, None)
         notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
@@ -280,13 +285,42 @@ def _find(notebooks: Sequence[str | Path] | None) -> list[Path]:
     return paths
 
 
-def _inspect(path: Path) -> dict[str, Any]:
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook, read as all texts are; its kernel is curvekit's own, whichever it names or lacks.
+
+    Raises:
+        CurvekitError: there is none, or the file is no notebook.
+    """
+    if not path.exists():
+        raise CurvekitError(f"there is no notebook {path}; give an existing .ipynb file")
+    text = read_whole(path)
     try:
-        return papermill.inspect_notebook(str(path))
-    except FileNotFoundError as error:
-        raise CurvekitError(f"there is no notebook {path}; give an existing .ipynb file") from error
-    except Exception as error:  # papermill and nbformat raise whatever their parsers raise
-        raise CurvekitError(f"{path} cannot be read as a notebook ({first_line(error)})") from error
+        notebook = nbformat.reads(text, as_version=4)
+        nbformat.validate(notebook)
+        notebook.metadata["kernelspec"] = dict(KERNEL)
+        if not all(isinstance(cell.source, str) for cell in notebook.cells):
+            raise ValueError("a cell has no source")
+    except Exception as error:  # nbformat raises whatever its parsers raise
+        raise CurvekitError(f"{path} cannot be read as a notebook ({first_line(error)}); save it anew") from error
+    return notebook
+
+
+@contextmanager
+def _mended(path: Path) -> Iterator[str]:
+    """The name of a copy that papermill can read: without marks, and with a kernel."""
+    notebook = read_notebook(path)
+    with tempfile.TemporaryDirectory(prefix="curvekit-") as folder:
+        copy = Path(folder) / path.name
+        nbformat.write(notebook, copy)
+        yield str(copy)
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    with _mended(path) as source:
+        try:
+            return papermill.inspect_notebook(source)
+        except Exception as error:  # papermill raises whatever its parsers raise
+            raise CurvekitError(f"{path} cannot be read as a notebook ({first_line(error)})") from error
 
 
 def _comparison_since(folder: Path, started: float) -> Comparison | None:

@@ -238,8 +238,8 @@ class _Renderer(IPythonRenderer):
 
 
 def markdown(source: str) -> str:
-    """Markdown, formulas included, as HTML."""
-    return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+    """Markdown, formulas included, as HTML; what is HTML in it is text, whoever wrote the notebook."""
+    return MarkdownWithMath(renderer=_Renderer(escape=True, exclude_anchor_links=True)).render(source)
 
 
 def formula(tex: str, size: float = 13.0) -> str:

@@ -24,24 +24,26 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from curvekit.bases import hub
+from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
-from curvekit.files import read_json, write_json
+from curvekit.files import checked_path, read_json, write_json
 from curvekit.text import documents, duplicates, pydocs
-from curvekit.text.documents import SUFFIXES, TABLES, UNITS, Announce, as_dataset, suffix
+from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
 from curvekit.text.stories import FORM
+from curvekit.text.tables import TABLES
 
 CORPORA = {
     "wikitext-103": "WikiText-103, raw: 28,475 articles for training, 60 for validation, 60 for testing",
@@ -59,8 +61,15 @@ _LARGE = 2**20  # characters, from which looking for duplicates takes longer tha
 _HELD_OUT = 0.05  # of the documents, for validation and for the test each
 _FILES = {"shakespeare": "input.txt", "stories": "stories.txt"}  # corpora that may be one file
 _INSTEAD = "give a data_dir that holds it, or take corpus pydocs, which needs no network"
-_SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "val", "dev"), "validation")
-_SPLIT = re.compile(rf"(?:wiki\.)?({'|'.join(_SPLIT_NAMES)})(?:-\d+-of-(\d+))?")
+_SPLIT_NAMES = {  # the words by which the hub's own loader finds splits
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_WORD = re.compile(r"[^\W\d_]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PLAIN = re.compile(rf"(?:wiki\.)?({'|'.join(_SPLIT_NAMES)})", re.IGNORECASE)  # a name that says nothing else
+_SHARD = re.compile(r"(.*?)[-_. ]*(\d+)(?:-of-(\d+))?")
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +114,7 @@ def load_corpus(
     """
     name = str(name_or_path)
     pick(document, UNITS, "document unit")
-    folder = Path(data_dir).expanduser() if data_dir else None
+    folder = checked_path(data_dir, "data_dir") if data_dir else None
     if folder and not folder.exists():
         raise CurvekitError(f"there is no data folder {folder}; name an existing one, or leave data_dir out")
     if name in CORPORA:
@@ -168,7 +177,7 @@ def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[D
 
 def _environment_folder() -> Path | None:
     value = os.environ.get("CURVEKIT_DATA")
-    return Path(value).expanduser() if value else None
+    return checked_path(value, "CURVEKIT_DATA") if value else None
 
 
 def _data_folder(name: str, data_dir: Path | None, announce: Announce) -> Path | None:
@@ -252,9 +261,9 @@ def existing_path(name: str, data_dir: str | Path | None = None) -> Path:
     Raises:
         CurvekitError: it is in none of them, or is no kind of file that is read.
     """
-    given = Path(data_dir).expanduser() if data_dir else None
+    given = checked_path(data_dir, "data_dir") if data_dir else None
     roots = [root for root in (given, Path(), _environment_folder()) if root is not None]
-    for path in (root / Path(name).expanduser() for root in roots if name):
+    for path in (root / checked_path(name, "the corpus") for root in roots if name):
         if path.is_dir() or (suffix(path) in SUFFIXES and path.exists()):
             return path
         if path.exists():
@@ -270,20 +279,34 @@ def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
     if path.is_dir():
         if _split_files(path):
             return _load_splits(path, unit, announce)
-        inside = (file for file in path.rglob("*") if file.is_file())
-        seen = sorted(file for file in inside if "/." not in f"/{file.relative_to(path).as_posix()}")
+        seen = _visible(path)
         files = [file for file in seen if suffix(file) in SUFFIXES]
         if not files:
             raise CurvekitError(f"{path} holds no file of {', '.join(SUFFIXES)}; name a folder that does")
         if others := [file.name for file in seen if suffix(file) not in SUFFIXES]:
-            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            announce(f"{path}: {len(others):,} files that are none of {', '.join(SUFFIXES)} left out ({shown})")
+            announce(f"{path}: {len(others):,} files that are none of {', '.join(SUFFIXES)} left out ({_some(others)})")
+        if named := [str(file.relative_to(path)) for file in files if _words(file.relative_to(path))]:
+            announce(
+                f"{path}: some names hold train, valid or test ({_some(named)}), but no file or folder of each is "
+                "there: they were joined and are split anew; name them train, validation and test to keep them apart"
+            )
+        if len(files) == 1 and suffix(files[0]) not in TABLES:
+            return _split_text(files[0], unit, announce)
         units = [_folder_unit(file) if unit == "auto" else unit for file in files]
-        parts = [documents.read_files([file], each, announce) for file, each in zip(files, units, strict=True)]
-        return _divide(concatenate_datasets(parts), str(path), announce)
+        return _divide(documents.read_each(list(zip(files, units, strict=True)), announce), str(path), announce)
     if suffix(path) in TABLES:
         return _divide(documents.read_table(path, unit, announce), str(path), announce)
     return _split_text(path, unit, announce)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The files below a folder that are not hidden."""
+    inside = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file for file in inside if "/." not in f"/{file.relative_to(folder).as_posix()}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _folder_unit(path: Path) -> str:
@@ -296,10 +319,11 @@ def _folder_unit(path: Path) -> str:
 def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
     natural = documents.natural_unit(path) if unit == "auto" else unit
     rows = documents.read_text(path, natural, announce)
-    if natural == "story" or (natural not in ("passage", "file") and (unit != "auto" or _three_differ(rows["text"]))):
+    independent = natural not in ("passage", "file") and (unit != "auto" or _three_differ(rows["text"]))
+    if natural == "story" or independent:
         return _divide(rows, str(path), announce)
     if natural != "passage" or rows.num_rows < 3:
-        rows = as_dataset(documents.pieces("".join(documents.read_lines(path))))
+        rows = as_dataset(documents.pieces("".join(documents.unmarked(read_lines(path)))))
     corpus = _split_in_order(rows, str(path))
     if unit == "file":
         return DatasetDict({split: as_dataset(["".join(corpus[split]["text"])]) for split in SPLITS})
@@ -309,17 +333,40 @@ def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
 def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:
     splits = _split_files(folder)
     _require_all(splits, folder)
+    used = {path for files in splits.values() for path in files}
+    if others := [str(file.relative_to(folder)) for file in _visible(folder) if file not in used]:
+        announce(f"{folder}: {len(others):,} files that belong to no split left out ({_some(others)})")
     return DatasetDict({split: documents.read_files(splits[split], unit, announce) for split in SPLITS})
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split: train.txt, wiki.valid.raw, test-00000-of-00001.parquet, train/anything.jsonl."""
+    """The files of each split; none where their names are no splits.
+
+    A name tells by a word of it, whatever the case: train.txt, My_Train.TXT, wiki.valid.raw,
+    test-00000-of-00001.parquet; or a folder's does: train/anything.jsonl, Test/a/b.txt. Where other texts lie beside
+    and not all three are there, only names that say nothing else count: "A Test of Time.txt" is a book.
+    """
     found: dict[str, list[Path]] = {}
-    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
-        named = path.stem if path.parent == folder else path.parent.name
-        if suffix(path) in SUFFIXES and path.is_file() and (match := _SPLIT.fullmatch(named)):
-            found.setdefault(_SPLIT_NAMES[match[1]], []).append(path)
-    return found
+    plain, others = False, False
+    for path in sorted(folder.glob("[!.]*")):
+        words = _words(path.relative_to(folder))
+        files = [path] if path.is_file() else _visible(path) if path.is_dir() and len(words) == 1 else []
+        texts = [file for file in files if suffix(file) in SUFFIXES]
+        if len(words) != 1:
+            others = others or bool(texts)
+        elif texts:
+            found.setdefault(words.pop(), []).extend(texts)
+            name = path.name if path.is_dir() else path.stem
+            numbered = _SHARD.fullmatch(name)
+            plain = plain or bool(_PLAIN.fullmatch(numbered[1] if numbered else name))
+    return found if plain or len(found) == 3 or (len(found) == 2 and not others) else {}
+
+
+def _words(place: Path) -> set[str]:
+    """The splits that the name of a file, or of the first folder above it, holds as a word."""
+    name = place.stem if len(place.parts) == 1 and suffix(place) in SUFFIXES else place.parts[0]
+    words = (word.lower() for word in _WORD.findall(_HUMP.sub(" ", name)))
+    return {_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES}
 
 
 def _require_all(splits: dict[str, list[Path]], folder: Path) -> None:
@@ -330,8 +377,10 @@ def _require_all(splits: dict[str, list[Path]], folder: Path) -> None:
             "add it, or name one file to have it split"
         )
     for split, files in splits.items():
-        shards = [match[2] or "1" for file in files if (match := _SPLIT.fullmatch(file.stem))]
-        if any(int(count) != len(files) for count in shards):
+        shards = [_SHARD.fullmatch(file.stem) for file in files if file.parent == folder]
+        names = {(match[1], match[3]) if match else None for match in shards}
+        whole = all(match is None or match[3] is None or int(match[3]) == len(files) for match in shards)
+        if len(names) > 1 or (names == {None} and len(files) > 1) or not whole:
             raise CurvekitError(f"{folder} should have one {split} file or all its shards; it has {there}")
 
 

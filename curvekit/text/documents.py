@@ -1,4 +1,4 @@
-"""Files to documents: text, JSON lines, CSV and Parquet as rows of ``text``, or one sentence on what is wrong.
+"""Files to documents: a text cut into them, a table's rows of ``text``, or one sentence on what is wrong.
 
 What one document is, in text files (``.txt``, ``.raw``, ``.tokens``):
 
@@ -9,21 +9,21 @@ paragraph   what stands between blank lines
 line        a line that is not blank
 file        a whole file
 story       from ``<sos>`` to ``<eos>``, as plain text and without a trailer, see ``curvekit.text.stories``
-auto        story where the text begins with ``<sos>``, article where it begins with a wikitext title, else
-            passage where blank lines separate its parts, else line
+marked      from one end-of-text mark, such as GPT-2's ``<|endoftext|>``, to the next
+auto        story where the text begins with ``<sos>``, marked where marks separate its parts, article where it begins
+            with a wikitext title, else passage where blank lines separate its parts, else line
 ==========  ==================================================================================================
 
 A row of a table is one document, but ``article`` reads it as a line, across the shards of a split, and ``story``, or
-``auto`` where the first row begins with ``<sos>``, reads the stories in it. Joined, the articles, passages or files of
-a text are the text again; lines and paragraphs lose the space around.
+``auto`` where the first row begins with ``<sos>``, reads the stories in it. Marks of the beginning or the end of a
+text separate documents wherever they stand and are no part of them. Joined, the articles, passages or files of a text
+are the text again; lines, paragraphs and what stands between marks lose the space around.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
-import io
 import itertools
 import logging
 import re
@@ -32,16 +32,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
+from curvekit import decoding
+from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, first_line
-from curvekit.text import stories
+from curvekit.text import stories, tables
 from curvekit.text.stories import StoryReport, is_story, read_stories
+from curvekit.text.tables import TABLES, Empty, read_texts
 
-UNITS = ("auto", "article", "passage", "paragraph", "line", "file", "story")
+UNITS = ("auto", "article", "passage", "paragraph", "line", "file", "story", "marked")
 TEXT = (".txt", ".raw", ".tokens")
-TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # to builders
 SUFFIXES = (*TEXT, *TABLES)
 FEATURES = Features({"text": Value("string")})
 
@@ -49,29 +51,45 @@ Announce = Callable[[str], object]
 
 _PASSAGE = 4000  # characters
 _LARGE = 32 * 2**20  # bytes, above which a file does not lie in memory as a whole
-_RETURNS = re.compile(r"\r+\n")
+_LONG = 200  # characters without white space, above which a text is cut inside of it
+_MARK = re.compile(r"<\|(?:end_?of_?text|start_?of_?text|begin_?of_?text)\|>")
 _TITLE = re.compile(r" ?= (?!= ).*(?<! =) = *\n?")
 _log = logging.getLogger(__name__)
 
 
-def as_dataset(texts: Iterable[str]) -> Dataset:
+def as_dataset(texts: Iterable[str | None]) -> Dataset:
     """Texts as a dataset of one column ``text``, in memory."""
     return Dataset.from_dict({"text": list(texts)}, features=FEATURES)
 
 
 def read_files(paths: Iterable[Path], unit: str = "auto", announce: Announce = _log.info) -> Dataset:
-    """The documents of several files, in the order given. Rows and lines without text are left out.
+    """The documents of several files, in the order given.
+
+    Lines without text are left out; so are rows, and of several files those without any, and ``announce`` is told.
 
     Raises:
-        CurvekitError: a file is empty, binary, not UTF-8, cut off, or a table without a column ``text``; text outside
-            of a story in a file of stories.
+        CurvekitError: all files are empty, or one is binary, not UTF-8, cut off, or a table without a column ``text``;
+            text outside of a story in a file of stories.
     """
     paths = list(paths)
     if unit == "article" and all(suffix(path) in TABLES for path in paths):
-        return _read_articles(paths)
-    return concatenate_datasets(
-        [(read_table if suffix(path) in TABLES else read_text)(path, unit, announce) for path in paths]
-    )
+        return _read_articles(paths, announce)
+    return read_each([(path, unit) for path in paths], announce)
+
+
+def read_each(files: Sequence[tuple[Path, str]], announce: Announce = _log.info) -> Dataset:
+    """As :func:`read_files`, with a unit for each file."""
+    parts = []
+    for path, unit in files:
+        try:
+            parts.append((read_table if suffix(path) in TABLES else read_text)(path, unit, announce))
+        except Empty:
+            if len(files) == 1:
+                raise
+            announce(f"{path} is empty and was left out")
+    if not parts:
+        raise Empty(f"{files[0][0]} and the other {len(files) - 1:,} files are empty; name files with text")
+    return concatenate_datasets(parts)
 
 
 def suffix(path: Path) -> str:
@@ -86,15 +104,38 @@ def read_text(path: Path, unit: str = "auto", announce: Announce = _log.info) ->
     """
     unit = natural_unit(path) if unit == "auto" else unit
     if unit == "story":
-        return _tell_stories(path, lambda: read_lines(path), announce)
+        return _tell_stories(path, lambda: unmarked(read_lines(path)), announce)
 
     def texts() -> Iterator[str]:
-        yield from (text for text in _CUTS[unit](read_lines(path)) if text.strip())
+        for part in _parts(read_lines(path)):
+            yield from (text for text in _CUTS[unit](part) if text.strip())
 
     rows = as_dataset(texts()) if unit == "file" else _mapped_if_large([path], texts, unit)
     if not rows.num_rows:
-        raise CurvekitError(f"{path} is empty; name a file with text")
+        raise Empty(f"{path} is empty; name a file with text")
     return rows
+
+
+def _parts(lines: Iterable[str]) -> Iterator[Iterator[str]]:
+    """The lines of each document that marks separate; of a text without marks, all of them."""
+    document = 0
+
+    def numbered() -> Iterator[tuple[int, str]]:
+        nonlocal document
+        for line in lines:
+            first, *others = _MARK.split(line)
+            yield document, first if not others else first and f"{first}\n"
+            for piece in others:
+                document += 1
+                yield document, piece
+
+    for _, part in itertools.groupby(numbered(), key=lambda each: each[0]):
+        yield (line for _, line in part if line)
+
+
+def unmarked(lines: Iterable[str]) -> Iterator[str]:
+    """The lines without marks of the beginning or the end of a text."""
+    return (_MARK.sub("", line) for line in lines)
 
 
 def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Announce) -> Dataset:
@@ -110,22 +151,22 @@ def _tell_stories(path: Path, lines: Callable[[], Iterable[str]], announce: Anno
             pass
     if not rows.num_rows:
         titles = f": it has {report.empty + report.trailers} titles and no story" if report != StoryReport() else ""
-        raise CurvekitError(f"{path} is empty{titles}; name a file with text")
+        raise Empty(f"{path} is empty{titles}; name a file with text")
     announce(f"{path}: {report}")
     return rows
 
 
-def _mapped_if_large(paths: Sequence[Path], texts: Callable[[], Iterable[str]], unit: str) -> Dataset:
+def _mapped_if_large(paths: Sequence[Path], texts: Callable[[], Iterable[str | None]], unit: str) -> Dataset:
     """``texts()`` of these files: in memory, or of large ones memory-mapped."""
     if sum(path.stat().st_size for path in paths) < _LARGE:
         return as_dataset(texts())
     return cached(texts, f"{unit}-{_digest(paths)}")
 
 
-def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
+def cached(texts: Callable[[], Iterable[str | None]], key: str) -> Dataset:
     """``texts()``, called the first time only, as a memory-mapped dataset in the cache of ``datasets``."""
 
-    def rows() -> Iterator[dict[str, str]]:
+    def rows() -> Iterator[dict[str, str | None]]:
         yield from ({"text": text} for text in texts())
 
     try:
@@ -134,10 +175,10 @@ def cached(texts: Callable[[], Iterable[str]], key: str) -> Dataset:
     except (DatasetGenerationError, OSError) as error:
         if isinstance(error.__cause__, CurvekitError):
             raise error.__cause__ from None
-        reason = error.__cause__ or error
+        reason = first_line(error.__cause__ or error)
         raise CurvekitError(
-            f"cannot read {key} into the cache of datasets ({reason}); "
-            "try again, or set HF_DATASETS_CACHE to a folder with room"
+            f"cannot write {key} into the cache of datasets, {datasets.config.HF_DATASETS_CACHE} ({reason}); "
+            "make room in it, or set HF_DATASETS_CACHE to a folder that can be written"
         ) from error
 
 
@@ -147,7 +188,7 @@ def _digest(paths: Sequence[Path]) -> str:
     for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    for room in (__file__, stories.__file__):
+    for room in (__file__, stories.__file__, tables.__file__, decoding.__file__):
         digest.update(Path(room).read_bytes())
     return digest.hexdigest()[:12]
 
@@ -155,116 +196,99 @@ def _digest(paths: Sequence[Path]) -> str:
 def read_table(path: Path, unit: str = "auto", announce: Announce = _log.info) -> Dataset:
     """The column ``text`` of one file: a document a row; of articles a line a row; of stories those in its rows.
 
-    Large files are memory-mapped from the cache of ``datasets``; nothing is written beside the file.
+    ``announce`` is told how many rows have no text. Large files are memory-mapped from the cache of ``datasets``;
+    nothing is written beside the file.
     """
     if unit == "article":
-        return _read_articles([path])
+        return _read_articles([path], announce)
     table = _table(path)
     kept = [row for row, text in enumerate(table["text"]) if text and text.strip()]
     if not kept:
-        raise CurvekitError(f"{path} is empty: no row has text; name a file with documents")
-    if unit == "story" or (unit == "auto" and is_story(table[kept[0]]["text"])):
+        raise Empty(f"{path} is empty: no row has text; name a file with documents")
+    if missing := table.num_rows - len(kept):
+        announce(f"{path}: {missing:,} of {table.num_rows:,} rows have no text and were left out")
+        table = table.select(kept)
+    texts = table["text"]
+    if unit == "story" or (unit == "auto" and is_story(_MARK.sub("", texts[0]))):
         return _tell_stories(
-            path, lambda: (f"{line}\n" for text in table["text"] for line in (text or "").split("\n")), announce
+            path, lambda: unmarked(f"{line}\n" for text in texts for line in text.split("\n")), announce
         )
-    table = table.select_columns("text")
-    table = table if len(kept) == table.num_rows else table.select(kept)
-    return table if table.features == FEATURES else as_dataset(table["text"])
+    if not any("|>" in text and _MARK.search(text) for text in texts):
+        return table
+
+    def between() -> Iterator[str]:
+        parts = (part.strip() if _MARK.search(text) else part for text in texts for part in _MARK.split(text))
+        yield from (part for part in parts if part.strip())
+
+    rows = _mapped_if_large([path], between, "between")
+    if not rows.num_rows:
+        raise Empty(f"{path} is empty: its rows hold marks and no text; name a file with documents")
+    if lost := sum(not _MARK.sub("", text).strip() for text in texts):
+        announce(f"{path}: {lost:,} of {table.num_rows:,} rows hold a mark and no text and were left out")
+    return rows
 
 
-def _read_articles(paths: Sequence[Path]) -> Dataset:
+def _read_articles(paths: Sequence[Path], announce: Announce) -> Dataset:
     """The articles of tables that hold a line a row; one that goes on in the next shard is one."""
-    tables = [_table(path) for path in paths]
+    shards = []
+    for path in paths:
+        try:
+            shards.append(_table(path))
+        except Empty:
+            if len(paths) == 1:
+                raise
+            announce(f"{path} is empty and was left out")
 
     def texts() -> Iterator[str]:  # the hub's blank rows lack the space of the original files
-        rows = (row or "" for table in tables for row in table["text"])
+        rows = (row or "" for table in shards for row in table["text"])
         lines = (f"{line or ' '}\n" for row in rows for line in row.removesuffix("\n").split("\n"))
         yield from (article for article in _articles(lines) if article.strip())
 
     rows = _mapped_if_large(paths, texts, "article")
     if not rows.num_rows:
-        raise CurvekitError(f"{paths[0]} is empty: no row has text; name a file with articles")
+        raise Empty(f"{paths[0]} is empty: no row has text; name a file with articles")
     return rows
 
 
 def _table(path: Path) -> Dataset:
-    """The rows of a file that has a column ``text`` of strings."""
-    ending = suffix(path)
-    if not path.stat().st_size:
-        raise CurvekitError(f"{path} is empty; name a file with documents")
-    if ending != ".parquet":
-        for _ in read_lines(path):  # says which byte is wrong, as the parsers do not
-            pass
-    options = {"keep_default_na": False} if ending == ".csv" else {}  # "None" and "NA" are words here
-    try:
-        with quiet_in_logs():
-            builder, files = TABLES[ending], glob.escape(str(path.resolve()))
-            table = load_dataset(builder, data_files=files, split="train", **options)
-    except Exception as error:
-        reason = first_line(error.__cause__ or error)
-        raise CurvekitError(
-            f"{path} is cut off or is not {ending[1:]} ({reason}); restore or convert the file"
-        ) from error
-    if ending == ".csv" and any(name.startswith("__index_level_") for name in table.column_names):
-        raise CurvekitError(f"{path} has more fields in its rows than names in its header; quote texts with commas")
-    if ending == ".csv" and {"text", "text.1"} <= {*table.column_names}:  # so a second one is called
-        raise CurvekitError(f"{path} has two columns 'text'; rename the one without the documents")
-    if "text" not in table.column_names:
-        names = ", ".join(map(repr, table.column_names))
-        raise CurvekitError(f"{path} has no column 'text' (columns: {names}); rename the one with the documents")
-    kind = getattr(table.features["text"], "dtype", "lists")
-    if kind not in ("string", "large_string"):
-        raise CurvekitError(f"the column 'text' of {path} holds {kind}, expected strings")
-    return table
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, one at a time; a byte order mark goes, carriage returns end a line.
-
-    Raises:
-        CurvekitError: a NUL byte or a byte that is not UTF-8, with its offset.
-    """
-    place = 0
-    try:
-        with path.open("rb") as file:
-            binary = b"\0" in file.read(8192)
-            file.seek(0)
-            for line in file:
-                if binary or b"\0" in line:
-                    raise CurvekitError(f"{path} is a binary file (it holds NUL bytes), expected UTF-8 text")
-                text = line.decode("utf-8")
-                text = text.removeprefix("\ufeff") if place == 0 else text
-                yield from [text] if "\r" not in text else io.StringIO(_RETURNS.sub("\n", text), newline=None)
-                place += len(line)
-    except UnicodeDecodeError as error:
-        raise CurvekitError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {place + error.start:,}; "
-            "convert it, for example with iconv -f latin1 -t utf-8"
-        ) from error
-    except OSError as error:
-        raise CurvekitError(f"cannot read {path}: {error.strerror or error}") from error
+    """The texts of all rows, None where there is none."""
+    return _mapped_if_large([path], lambda: read_texts(path), "table")
 
 
 def natural_unit(path: Path) -> str:
     """What ``auto`` means for this text file."""
-    lines = itertools.dropwhile(lambda line: not line.strip(), read_lines(path))
-    first = next(lines, "")
-    if is_story(first):
-        return "story"
-    if _TITLE.fullmatch(first):
-        return "article"
-    gap = False
-    for line in lines:
-        if gap and line.strip():
-            return "passage"
-        gap = gap or not line.strip()
-    return "line"
+    first, unit, gap, documents = "", "line", False, 0
+    for part in _parts(read_lines(path)):
+        begun = False
+        for line in part:
+            blank = not line.strip()
+            if not blank and not first:
+                first = line
+                if is_story(first):
+                    return "story"
+                unit = "article" if _TITLE.fullmatch(first) else unit
+            elif not blank and gap and unit == "line":
+                unit = "passage"
+            gap = bool(first) and (gap or blank)
+            begun = begun or not blank
+        documents += begun
+        if documents > 1:
+            return "marked"
+    return unit
 
 
 def pieces(text: str) -> list[str]:
-    """A text cut at any white space: about forty pieces of a short one, pieces of 4,000 characters of a long one."""
+    """A text cut into about forty pieces, or, if it is long, into pieces of 4,000 characters.
+
+    The cut is at white space; where a long text has none near, behind the end of a sentence or a clause, else anywhere.
+    """
     size = max(1, min(_PASSAGE, len(text) // 40))
-    return re.findall(rf"(?s).{{{size},}}?(?:\s+|\Z)|.+", text)
+    if len(text) <= _LONG:
+        return re.findall(rf"(?s).{{{size},}}?(?:\s+|\Z)|.+", text)
+    most = size + max(size, _LONG)
+    ways = ((most, r"\s+"), (2 * size, r"\Z"), (most, r"[.!?…。！？．｡।॥؟]+[”’」』）)]*"), (most, r"[,;、，；：]"))
+    cuts = "|".join(rf".{{{size},{reach}}}?{end}" for reach, end in ways)
+    return re.findall(rf"(?s){cuts}|.{{{size}}}|.+", text)
 
 
 def passages(lines: Iterable[str]) -> Iterator[str]:
@@ -305,6 +329,7 @@ _CUTS = {
     "paragraph": _paragraphs,
     "line": lambda lines: (line.strip() for line in lines),
     "file": lambda lines: ["".join(lines)],
+    "marked": lambda lines: ["".join(lines).strip()],
 }
 
 

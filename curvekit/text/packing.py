@@ -85,9 +85,16 @@ class _Examples(torch.utils.data.Dataset):
 class PackedBlocks(_Examples):
     """Blocks of a token stream: item ``i`` is ``{"input_ids": LongTensor (block_size,), "labels": the same}``."""
 
-    def __init__(self, stream: np.ndarray, starts: np.ndarray, block_size: int, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        stream: np.ndarray,
+        starts: np.ndarray,
+        block_size: int,
+        path: Path | None = None,
+        name: str = "the corpus",
+    ) -> None:
         if len(stream) < block_size:
-            raise _too_short(len(stream), block_size)
+            raise _too_short(len(stream), block_size, name)
         super().__init__(stream, starts, block_size, path)
 
     def __len__(self) -> int:
@@ -146,6 +153,7 @@ def pack(
     block_size: int,
     path: str | Path | None = None,
     progress: bool = True,
+    name: str = "the corpus",
 ) -> PackedBlocks:
     """Tokenise documents into one stream and return its blocks; nothing is lost but the last partial block.
 
@@ -159,13 +167,14 @@ def pack(
         block_size: tokens a block.
         path: the file of the stream; None for an unnamed temporary file.
         progress: a bar in a terminal, a line every ten seconds in a log.
+        name: what an error calls the documents, such as "the validation split".
 
     Raises:
         CurvekitError: fewer tokens than one block, a tokeniser without an end-of-text token, or a file at ``path``
             that holds something else.
     """
-    stream, starts, named = _stream(texts, tokenizer, block_size, path, progress, least=block_size)
-    return PackedBlocks(stream, starts, block_size, named)
+    stream, starts, named = _stream(texts, tokenizer, block_size, path, progress, block_size, name)
+    return PackedBlocks(stream, starts, block_size, named, name)
 
 
 def pad(
@@ -174,17 +183,24 @@ def pad(
     block_size: int,
     path: str | Path | None = None,
     progress: bool = True,
+    name: str = "the corpus",
 ) -> PaddedExamples:
     """As ``pack``, with a document an example, cut or padded to ``block_size`` tokens; both read the same file.
 
     Prefer ``pack`` for long documents, of which this drops the rest, and for short ones, which it drowns in padding.
     """
-    stream, starts, named = _stream(texts, tokenizer, block_size, path, progress, least=2)
+    stream, starts, named = _stream(texts, tokenizer, block_size, path, progress, 2, name)
     return PaddedExamples(stream, starts, block_size, named, end=start_token(tokenizer))
 
 
 def _stream(
-    texts: Iterable[str], tokenizer: Any, block_size: int, path: str | Path | None, progress: bool, least: int
+    texts: Iterable[str],
+    tokenizer: Any,
+    block_size: int,
+    path: str | Path | None,
+    progress: bool,
+    least: int,
+    name: str,
 ) -> tuple[np.ndarray, np.ndarray, Path | None]:
     """The tokens and where documents begin, from the file at ``path`` if it has them, else written now."""
     if block_size < 2:
@@ -195,7 +211,7 @@ def _stream(
         texts = texts["text"]  # type: ignore[index]
     if path is None:
         with tempfile.TemporaryFile() as file:
-            _write(file, texts, tokenizer, least, progress)
+            _write(file, texts, tokenizer, least, progress, name)
             return *_open(file), None
     path = Path(path)
     try:
@@ -214,7 +230,7 @@ def _stream(
         and known.get("tokenizer") == tokenizer_fingerprint(tokenizer)
         and known.get("texts") == text_revision(texts)
     ):
-        write_atomically(path, lambda file: _write(file, texts, tokenizer, least, progress))
+        write_atomically(path, lambda file: _write(file, texts, tokenizer, least, progress, name))
     return *_open(path), path
 
 
@@ -230,7 +246,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, progress: bool) -> None:
+def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, progress: bool, name: str) -> None:
     """Write the stream after a header, which is filled in when the number of tokens is known."""
     kind = "U16" if len(tokenizer) <= 2**16 else "U32"
     prefix, revision, count, starts = start_token(tokenizer), Revision(), 0, array("Q")
@@ -251,7 +267,7 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
             put(ids, kind)
             count += begins + len(ids)
     if count < least:
-        raise _too_short(count, least)
+        raise _too_short(count, least, name)
     put(starts, "U64")
     size, whole = count * _DTYPES[kind].itemsize, count * _DTYPES[kind].itemsize + 8 * len(starts)
     header = {
@@ -367,8 +383,8 @@ def _open(source: Path | IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return tokens, starts
 
 
-def _too_short(tokens: int, block_size: int) -> CurvekitError:
+def _too_short(tokens: int, block_size: int, name: str) -> CurvekitError:
+    fitting = f", or a block_size of at most {tokens:,}" if tokens >= 2 else ""
     return CurvekitError(
-        f"the corpus has {tokens:,} tokens, fewer than one block of {block_size:,}; "
-        "take a larger corpus or a shorter block"
+        f"{name} has {tokens:,} tokens, fewer than one block of {block_size:,}; take a larger corpus{fitting}"
     )

@@ -150,7 +150,10 @@ class DropoutTokenizer:
         self.backend_tokenizer: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         rules: dict[str, Any] = json.loads(self.backend_tokenizer.to_str()) if self.backend_tokenizer else {}
         if not rules.get("model", {}).get("merges"):
-            raise CurvekitError("dropout leaves merges out, and this tokeniser has none; give one of train_bpe")
+            raise CurvekitError(
+                f"dropout leaves merges out, and this tokeniser has none among its {len(tokenizer):,} entries; "
+                "raise vocabulary, give more text, or take tokenizer bpe"
+            )
         if not 0 <= dropout <= 1:
             raise CurvekitError(f"dropout is {dropout}; give a probability, 0 to 1")
         self.eos_token_id, self.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id

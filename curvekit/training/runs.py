@@ -16,6 +16,7 @@ from curvekit.bases.tokenizer import saved_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, read_jsonl, write_json
 from curvekit.ownership import MARKER, Kind, created, empty_file, json_with, mark, marker, recover, require, rows_with
+from curvekit.shapes import Maybe
 from curvekit.training.settings import SPLITS, RunConfig
 
 if TYPE_CHECKING:
@@ -85,6 +86,28 @@ RUN = Kind(
     },
     proofs=("config.json",),
 )
+_MEASURED = (
+    *("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy", "bleu", "chrf"),
+    *("tokens_per_second", "train_seconds", "train_tokens", "parameters", "trainable_parameters", "steps"),
+)
+METRICS = {
+    "recipe": Maybe(str),
+    "seed": Maybe(int),
+    "leaks": bool,
+    "precision": Maybe((str, None)),
+    "base_is_random": Maybe(bool),
+    "signature": Maybe(dict),
+    "signatures": Maybe(dict),
+    "validation": Maybe({"leaks": Maybe(bool), **dict.fromkeys(_MEASURED[:5], Maybe((float, None)))}),
+    **dict.fromkeys(_MEASURED, Maybe((float, None))),
+}
+_OF_A_STEP = ("loss", "learning_rate", "tokens", "seconds")
+_OF_A_VALIDATION = ("validation_loss", "validation_perplexity", "validation_accuracy")
+HISTORY = {
+    "step": int,
+    "grad_norm": Maybe((float, None)),
+    **dict.fromkeys((*_OF_A_STEP, *_OF_A_VALIDATION), Maybe(float)),
+}
 
 
 @dataclass
@@ -114,14 +137,19 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig:
-        return RunConfig.from_dict(read_json(self.folder / "config.json"))
+        path = self.folder / "config.json"
+        values = read_json(path)
+        try:
+            return RunConfig.from_dict(values)
+        except CurvekitError as error:
+            raise CurvekitError(f"{path}: {error}") from error
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Figures of the test split, and under ``validation`` of the other; see ``training.evaluate``."""
         if not self.finished:
             raise CurvekitError(f"the run in {self.folder} is not finished; give its command again, it goes on")
-        return read_json(self.folder / "metrics.json")
+        return read_json(self.folder / "metrics.json", shape=METRICS)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -130,23 +158,24 @@ class Run:
 
         Losses are nats a token; tokens and seconds are counted from the beginning, without validations.
         """
-        return read_jsonl(self.folder / "history.jsonl")
+        return read_jsonl(self.folder / "history.jsonl", HISTORY)
 
     @property
     def corpus(self) -> dict[str, str]:
         """The revision of each split that the run read."""
-        return read_json(self.folder / "corpus.json")
+        return read_json(self.folder / "corpus.json", shape={"train": str, str: str})
 
     @cached_property
     def samples(self) -> list[dict[str, str]]:
         """Rows ``prompt, continuation, reference``: what the model wrote, and what the document says."""
-        return read_jsonl(self.folder / "samples.jsonl")
+        return read_jsonl(self.folder / "samples.jsonl", dict.fromkeys(("prompt", "continuation", "reference"), str))
 
     def scores(self, split: str = "test") -> LanguageModelScore:
         """The score of every document of a split, ``validation`` or ``test``."""
         from curvekit.evaluation.metrics import LanguageModelScore
 
-        return LanguageModelScore.from_dict(read_json(self.folder / f"scores-{pick(split, SPLITS, 'split')}.json"))
+        path = self.folder / f"scores-{pick(split, SPLITS, 'split')}.json"
+        return LanguageModelScore.from_dict(read_json(path), path)
 
     def model(self) -> PreTrainedModel:
         """The trained model, on the CPU, in evaluation mode."""

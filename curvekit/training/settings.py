@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,8 +15,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.files import checked_path, present
+from curvekit.shapes import DEEPEST, too_deep
 
 SPLITS = ("validation", "test")
+COLDEST = 1e-6  # temperature above 0: what logits are divided by must not make them infinite
 MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
 PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 20 million tokens
     "recipe": "gpt2",
@@ -175,8 +177,8 @@ class RunConfig:
             self.model = {name: list(each) if isinstance(each, tuple) else each for name, each in self.model.items()}
         for name in ("base", "encoder"):
             if isinstance(path := getattr(self, name), str):
-                setattr(self, name, os.path.expanduser(path))
-        quick = self.base == "mini" or (isinstance(self.base, str) and Path(self.base).is_dir())
+                setattr(self, name, str(checked_path(path, name)) if path.startswith("~") else path)
+        quick = self.base == "mini" or (isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir())
         sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
         if not quick:
             sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
@@ -193,13 +195,28 @@ class RunConfig:
         """Settings by name, as in ``config.json``.
 
         Raises:
-            CurvekitError: a name that is no setting, with the nearest ones.
+            CurvekitError: a name that is no setting, with the nearest ones, or a value that no run can have.
         """
         known = [each.name for each in fields(cls)]
-        return cls(**{pick(name, known, "setting"): value for name, value in values.items()})
+        return cls(**{pick(name, known, "setting"): value for name, value in values.items()}).checked()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def checked(self) -> RunConfig:
+        """Return itself if every value by itself has the type, the choice and the range of its setting.
+
+        Raises:
+            CurvekitError: one sentence about the first that has not.
+        """
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
+        if too_deep(self.model):
+            raise CurvekitError(f"model is nested more than {DEEPEST} times; write it flatter")
+        for name, value in self.model.items():
+            if isinstance(value, int) and abs(value) >= 2**31:
+                raise CurvekitError(f"model {name} is {_short(value)}; give a number below 2^31")
+        return self
 
     def validate(self) -> RunConfig:
         """Return itself if every value can be used.
@@ -209,8 +226,7 @@ class RunConfig:
         Raises:
             CurvekitError: one sentence about the first bad value.
         """
-        for each in fields(self):
-            _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
+        self.checked()
         from curvekit.bases.hub import pick_base
         from curvekit.recipes import RECIPES, check_freeze
         from curvekit.text.corpora import CORPORA, existing_path
@@ -229,10 +245,17 @@ class RunConfig:
                 f"tokenizer is {self.tokenizer!r}, but the weights of {self.base!r} know the base's own only; "
                 "begin from random weights with scratch, or leave tokenizer at 'base'"
             )
+        if self.tokenizer == "bpe-dropout" and self.vocabulary <= 257:
+            raise CurvekitError(
+                f"vocabulary is {self.vocabulary}, all of it bytes, and bpe-dropout leaves out merges; "
+                "give 258 or more, or take tokenizer bpe"
+            )
         if self.freeze != "none" and self.scratch:
             raise CurvekitError(
                 f"freeze is {self.freeze!r} with scratch, and random weights would stay random; leave one of them out"
             )
+        if 0 < self.temperature < COLDEST:
+            raise CurvekitError(f"temperature is {self.temperature}; give 0, or {COLDEST} or more")
         if self.stride is not None and self.stride > self.window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
         return self
@@ -288,8 +311,19 @@ def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
     if notes["choices"]:
         pick(str(value), notes["choices"], name)
     least, most = notes["least"], notes["most"]
+    if isinstance(value, str):
+        checked_path(value, name)
+    if isinstance(value, int) and abs(value) >= 2**31 and most is None:
+        raise CurvekitError(f"{name} is {_short(value)}; give a number below 2^31")
     if isinstance(value, int | float):
         if value != value or (least is not None and value < least) or value == float("inf"):
-            raise CurvekitError(f"{name} is {value}; give {least} or more")
+            raise CurvekitError(f"{name} is {_short(value)}; give {least} or more")
         if most is not None and value > most:
-            raise CurvekitError(f"{name} is {value}; give at most {most}")
+            raise CurvekitError(f"{name} is {_short(value)}; give at most {most}")
+
+
+def _short(value: float) -> str:
+    """A number as it is written, or of how many bits it is: Python does not write those of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length():,} bits"
+    return str(value)

@@ -127,7 +127,7 @@ class Wandb(Watcher):
         try:
             self.run = wandb.init(
                 project=config.wandb_project,
-                id=read_json(path)["id"],
+                id=read_json(path, shape={"id": str})["id"],
                 name=config.slug(),
                 dir=str(folder),
                 mode=config.wandb_mode,  # type: ignore[arg-type]

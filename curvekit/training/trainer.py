@@ -54,7 +54,7 @@ from curvekit.training.checkpoints import (
 )
 from curvekit.training.optimizers import decays, muon
 from curvekit.training.preflight import check_room, check_run, precision
-from curvekit.training.runs import LOCK, Run, claimed, load_run
+from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
 
@@ -147,7 +147,14 @@ def fit(
     _scaffold(run.folder, "checkpoints")
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        laid_out(texts, cutter, config.block_size, tokens / f"{split}.safetensors", progress)
+        laid_out(
+            texts,
+            cutter,
+            config.block_size,
+            tokens / f"{split}.safetensors",
+            progress,
+            f"the {split} split",
+        )
         for split, texts, cutter in (
             ("train", *_training_text(config, corpus["train"], tokenizer)),
             ("validation", held_out, tokenizer),
@@ -291,7 +298,7 @@ class _History(TrainerCallback):
 
     def __init__(self, path: Path, watchers: Sequence[Watcher]) -> None:
         self.path, self.watchers = path, watchers
-        self.seconds = max((row["seconds"] for row in read_jsonl(path) if "seconds" in row), default=0.0)
+        self.seconds = max((row["seconds"] for row in read_jsonl(path, HISTORY) if "seconds" in row), default=0.0)
         self.began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -441,7 +448,9 @@ def _training_text(config: RunConfig, texts: Dataset, tokenizer: PreTrainedToken
         return texts, tokenizer
     wanted, once = config.steps * config.accumulate * config.batch_size, len(texts)
     if config.examples == "packed":
-        once = len(pack(texts, tokenizer, config.block_size, progress=False))  # with dropout it is some more
+        once = len(
+            pack(texts, tokenizer, config.block_size, progress=False, name="the train split")
+        )  # with dropout it is some more
     return texts.repeat(math.ceil(wanted / once)), DropoutTokenizer(tokenizer, seed=config.seed)
 
 
