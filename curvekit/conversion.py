@@ -71,7 +71,7 @@ def calibrate(model: Any, input_ids: Tensor, share: float = 0.01) -> Tensor:
     try:
         with evaluating(model):
             for module in modules:
-                module.recorded = seen  # type: ignore[assignment]
+                module.recorded = seen
             (getattr(model, "base_model", model))(input_ids, use_cache=False)
     finally:
         model.config._attn_implementation = before

@@ -44,7 +44,7 @@ class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
             key, value = layer_past.update(key, value, self.layer_id)
         if self.attention_type == "local":
             key, value, attention_mask = self._windowed(query, key, value, attention_mask, past)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, None)
+        attend: Any = ALL_ATTENTION_FUNCTIONS[name]
         output, weights = attend(
             self,
             query,
@@ -87,7 +87,8 @@ class InterfacedGPTNeoModel(GPTNeoModel):
         config._attn_implementation = "eager"  # the only attention that its blocks know by name
         super().__init__(config)
         config._attn_implementation = self.get_correct_attn_implementation(wanted)
-        for block in self.h:
+        blocks: Any = self.h
+        for block in blocks:
             theirs = block.attn.attention
             block.attn.attention = InterfacedGPTNeoAttention(config, theirs.attention_type, theirs.layer_id)
         self.post_init()

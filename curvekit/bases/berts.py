@@ -50,11 +50,12 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
         local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
         check_files(where)
         try:
-            model, info = BertModel.from_pretrained(
+            loaded: Any = BertModel.from_pretrained(
                 where, add_pooling_layer=False, use_safetensors=True, output_loading_info=True, **local
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CurvekitError(f"the encoder {name!r} cannot be loaded ({first_line(error)})") from error
+        model, info = loaded
         heads = r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^qa_outputs\.|position_ids$"  # no part of an encoder
         check_loaded(model, info, f"the encoder {name!r}", unexpected=heads)
         return model.eval(), AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)

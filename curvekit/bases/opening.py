@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
@@ -30,13 +30,14 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     check_saved(folder)
     check_files(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except CurvekitError:
         raise
     except Exception as error:  # what a changed file makes of transformers' own code
         raise CurvekitError(not_whole("model", folder, error)) from error
+    model, info = loaded
     check_loaded(model, info, f"the model in {folder}")
     return model.eval()
 

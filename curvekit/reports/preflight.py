@@ -53,8 +53,8 @@ def check(
         if "encoder" in given and "base" not in given:
             locate_encoder(wanted.encoder)
         if "corpus" in given:
-            place = (wanted.corpus, wanted.data_dir)
-            if place not in read:
-                read[place] = load_corpus(*place, announce=say)
+            source = (wanted.corpus, wanted.data_dir)
+            if source not in read:
+                read[source] = load_corpus(*source, announce=say)
             for each in {run.recipe: run for run in compared}.values() if "base" in given else ():
-                check_run(each, read[place])
+                check_run(each, read[source])

@@ -378,8 +378,9 @@ def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = saved_tokenizer(folder, Path(folder).name)
     check_files(folder)
-    model, info = GPT2LMHeadModel.from_pretrained(
+    loaded: Any = GPT2LMHeadModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
+    model, info = loaded
     check_loaded(model, info, f"the base in {folder}")
     return model.eval().to(device), tokenizer
