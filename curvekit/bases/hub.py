@@ -46,8 +46,8 @@ def _asked(minute: int) -> str | None:
 def no_answer(url: str, what: str, head: Callable[[str], int] | None = None) -> str | None:
     """Why a server cannot be used, or None when it answers a HEAD request within :data:`SECONDS`.
 
-    ``head`` asks, and returns the status. It is asked in a thread because no time limit of a request covers a silent name server, or an answer that comes
-    byte by byte.
+    ``head`` asks, and returns the status. It is asked in a thread because no time limit of a request covers a silent
+    name server, or an answer that comes byte by byte.
     """
 
     def ask() -> str | None:

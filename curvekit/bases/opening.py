@@ -29,10 +29,13 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     check_files(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
         )
-    except CurvekitError:
-        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CurvekitError(_not_whole("model", folder, error)) from error
     check_loaded(model, info, f"the model in {folder}")

@@ -31,6 +31,7 @@ def check_run(config: RunConfig, corpus: DatasetDict) -> None:
     config.validate()
     precision(config)
     check_tracker(config)
+    hub.require_model(hub.located(config.base), "the base", "base='mini'", "config.json")
     positions = [_positions(hub.located(config.base), f"the base {config.base!r}", not config.scratch)]
     if config.scratch and "n_positions" in config.model:
         positions = [config.model["n_positions"]]
@@ -78,7 +79,6 @@ def precision(config: RunConfig) -> str:
 
 def _positions(where: str, what: str, weights: bool) -> Any:
     """The positions of a checkpoint, whose configuration, and with ``weights`` whose files, can be read."""
-    hub.require_model(where, what, "what ships with curvekit")
     try:
         found = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
