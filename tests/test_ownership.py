@@ -27,7 +27,8 @@ NAMES = {
     "run": [
         "config.json", "corpus.json", "metrics.json", "history.jsonl", "samples.jsonl", "scores-test.json", ".lock",
         "scores-validation.json", "wandb.json", "model/config.json", "model/model.safetensors",
-        "tokens/train.safetensors", "tokens/secrets.txt", "checkpoints/checkpoint-3/weights.pt", "checkpoints/notes.txt", MARKER,
+        "tokens/train.safetensors", "tokens/secrets.txt", "checkpoints/checkpoint-3/weights.pt",
+        "checkpoints/notes.txt", MARKER,
     ],
     "report": [
         "index.html", "metrics.json", "comparison.json", "results.json", "results.md", "results.tex", "one.html",

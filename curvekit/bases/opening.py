@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
-from curvekit.bases.weights import check_files, check_loaded
+from curvekit.bases.weights import load_checked
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json
 
@@ -21,25 +21,15 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Raises:
         CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
-    check_files(folder)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are named below
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CurvekitError(_not_whole("model", folder, error)) from error
-    check_loaded(model, info, f"the model in {folder}")
-    return model.eval()
+    if not Path(folder).is_dir():
+        raise CurvekitError(f"there is no model yet in {folder}; give the run's command again, it goes on")
+    return load_checked(
+        AutoModelForCausalLM, folder, f"the model in {folder}", local_files_only=True, trust_remote_code=False
+    )
 
 
 def _not_whole(what: str, folder: str | Path, error: Exception) -> str:

@@ -53,8 +53,8 @@ def check(
         if "encoder" in given and "base" not in given:
             locate_encoder(wanted.encoder)
         if "corpus" in given:
-            place = (wanted.corpus, wanted.data_dir)
-            if place not in read:
-                read[place] = load_corpus(*place, announce=say)
+            text = (wanted.corpus, wanted.data_dir)
+            if text not in read:
+                read[text] = load_corpus(*text, announce=say)
             for each in {run.recipe: run for run in compared}.values() if "base" in given else ():
-                check_run(each, read[place])
+                check_run(each, read[text])

@@ -164,7 +164,7 @@ def _wandb_settings() -> Any:
     """Those of this library, over the user's own; a server that says nothing is waited for as every remote is."""
     import wandb
 
-    patience = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": hub.SECONDS}
+    patience: dict[str, Any] = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": hub.SECONDS}
     return wandb.Settings(console="off", silent=True, **patience)
 
 
