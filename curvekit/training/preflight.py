@@ -20,13 +20,13 @@ from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
 
-def check_run(config: RunConfig, corpus: DatasetDict) -> None:
-    """Look up everything that a run needs, and measure what must fit.
+def check_run(config: RunConfig) -> None:
+    """Look up everything that a run needs besides its texts, and measure what must fit.
 
     Raises:
         CurvekitError: as :meth:`RunConfig.validate`; a base or an encoder that cannot be had or is not whole; a
-            block, a window or a sample longer than their positions; texts shorter than a block; a precision that the
-            machine does not have; a tracker that does not answer.
+            block, a window or a sample longer than their positions; a precision that the machine does not have; a
+            tracker that does not answer.
     """
     config.validate()
     precision(config)
@@ -41,6 +41,16 @@ def check_run(config: RunConfig, corpus: DatasetDict) -> None:
         seen = _positions(where, f"the encoder {config.encoder!r}", True)
         positions += [seen] if model.get("context", "static") != "static" else []
     check_room(config, min((each for each in positions if isinstance(each, int)), default=None))
+    if config.tokenizer == "base":
+        base_tokenizer(config.base)
+
+
+def check_texts(config: RunConfig, corpus: DatasetDict) -> None:
+    """Return if the texts that train and validate fill a block.
+
+    Raises:
+        CurvekitError: they do not.
+    """
     tokenizer = base_tokenizer(config.base) if config.tokenizer == "base" else None
     least = config.block_size if config.examples == "packed" else 2
     for split in ("train", "validation"):
