@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
-from curvekit.bases.weights import check_files, check_loaded
+from curvekit.bases.weights import load_checked
 from curvekit.encoders import bridge, bridged_table
-from curvekit.errors import CurvekitError, first_line
+from curvekit.errors import CurvekitError
 from curvekit.modes import quiet
 
 
@@ -48,17 +48,10 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     where = locate_encoder(name)
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
         local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
-        check_files(where)
-        try:
-            loaded: Any = BertModel.from_pretrained(
-                where, add_pooling_layer=False, use_safetensors=True, output_loading_info=True, **local
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CurvekitError(f"the encoder {name!r} cannot be loaded ({first_line(error)})") from error
-        model, info = loaded
         heads = r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^qa_outputs\.|position_ids$"  # no part of an encoder
-        check_loaded(model, info, f"the encoder {name!r}", unexpected=heads)
-        return model.eval(), AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        what = f"the encoder {name!r}"
+        model = load_checked(BertModel, where, what, unexpected=heads, add_pooling_layer=False, **local)
+        return model, AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
 
 
 def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> BertModel:

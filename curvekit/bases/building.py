@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.bases import hub
 from curvekit.bases.berts import load_encoder
 from curvekit.bases.tokenizer import base_tokenizer
-from curvekit.bases.weights import check_files, check_loaded
+from curvekit.bases.weights import load_checked
 from curvekit.configuration import OWN_FIELDS
 from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.modeling import ARCHITECTURES, Architecture
@@ -106,6 +106,7 @@ def base_config(base: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
+        hub.require_answers()
         raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
     architecture_of(config, base)
     return config
@@ -180,30 +181,21 @@ def _fresh(
 def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
     """The base's weights in a model with a curve, in float32."""
     where = hub.located(base)
-    check_files(where)
-    try:
-        model, info = architecture.model.from_pretrained(
-            where,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=hub.local_only(where),
-            output_loading_info=True,
-        )
-    except CurvekitError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CurvekitError(f"the base {base!r} cannot be loaded ({first_line(error)})") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
     head = "lm_head.weight"
-    untied = head in info["missing_keys"] and not config.tie_word_embeddings
-    if untied:  # a base that ties it has it among its embeddings
+    theirs = base_config(base)
+    untied = theirs.tie_word_embeddings and not config.tie_word_embeddings  # the head becomes a matrix of its own
+    model = load_checked(
+        architecture.model,
+        where,
+        f"the base {base!r}",
+        missing=f"{_ADDED}|^{re.escape(head)}$" if untied else _ADDED,
+        unexpected=f"{_ADDED}|{_BUFFERS}",
+        config=config,
+        dtype=torch.float32,
+        local_files_only=hub.local_only(where),
+    )
+    if untied:
         model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
-    added = f"{_ADDED}|^{re.escape(head)}$" if untied else _ADDED
-    check_loaded(model, info, f"the base {base!r}", missing=added, unexpected=f"{_ADDED}|{_BUFFERS}")
     return model
 
 

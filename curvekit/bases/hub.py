@@ -30,17 +30,17 @@ def unreachable() -> str | None:
     but that the server is in trouble (5xx). From then on every request of ``huggingface_hub`` in this process is
     bounded, see :class:`_Bounded`; one that got no answer is remembered for a minute.
     """
-    return _failure() or _asked(int(time.monotonic() / MINUTE))
-
-
-@functools.lru_cache(maxsize=1)
-def _asked(minute: int) -> str | None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
+    return _failure() or _asked(int(time.monotonic() / MINUTE), constants.ENDPOINT)
+
+
+@functools.lru_cache(maxsize=1)
+def _asked(minute: int, endpoint: str) -> str | None:
     _bound()
-    return no_answer(constants.ENDPOINT, "the hub", _head_of_hub)
+    return no_answer(endpoint, "the hub", _head_of_hub)
 
 
 def no_answer(url: str, what: str, head: Callable[[str], int] | None = None) -> str | None:
@@ -54,8 +54,7 @@ def no_answer(url: str, what: str, head: Callable[[str], int] | None = None) -> 
         try:
             code = (head or _head)(url)
         except Exception as error:
-            reason = first_line(error)
-            return reason if isinstance(error, CurvekitError) else f"{what} at {url} does not answer ({reason})"
+            return _failure() or f"{what} at {url} does not answer ({first_line(error)})"
         return f"{what} at {url} answers {code}" if code >= 500 else None
 
     try:
@@ -111,12 +110,17 @@ def _raise(error: Exception) -> Any:
 # Every request of huggingface_hub, and so of transformers and datasets, is bounded: they themselves would retry a
 # server that is silent, or in trouble, for minutes.
 
-_last_failure: tuple[float, str] | None = None
+_last_failure: tuple[float, str, str] | None = None  # when, of which endpoint, why
 
 
 def _failure() -> str | None:
-    """Why a request got no answer in the last minute."""
-    return _last_failure[1] if _last_failure and time.monotonic() - _last_failure[0] < MINUTE else None
+    """Why a request to the hub got no answer in the last minute."""
+    from huggingface_hub import constants
+
+    if _last_failure is None or constants.HF_HUB_OFFLINE:
+        return None
+    when, endpoint, reason = _last_failure
+    return reason if endpoint == constants.ENDPOINT and time.monotonic() - when < MINUTE else None
 
 
 def require_answers() -> None:
@@ -130,8 +134,11 @@ def require_answers() -> None:
 
 
 def _failed(reason: str) -> CurvekitError:
+    from huggingface_hub import constants
+
     global _last_failure
-    _last_failure = (time.monotonic(), reason)
+    if _failure() is None:  # one that is only recalled does not last longer
+        _last_failure = (time.monotonic(), constants.ENDPOINT, reason)
     return CurvekitError(f"{reason}; try again later, or use what is on this machine")
 
 
@@ -162,7 +169,7 @@ class _Bounded:
         self.library, self.transport = library, transport
 
     def handle_request(self, request: Any) -> Any:
-        host = request.url.host
+        host = f"{request.url.scheme}://{request.url.netloc.decode()}"
         if reason := _failure():
             raise _failed(reason)
         if int(request.headers.get("content-length", 0)) > _UPLOAD:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from curvekit.bases import hub
 from curvekit.bases.hub import pick_base
 from curvekit.bases.saved import check_saved
 from curvekit.bases.tokenizer import base_tokenizer, saved_tokenizer
-from curvekit.bases.weights import check_files, check_loaded
-from curvekit.errors import CurvekitError, not_whole
+from curvekit.bases.weights import load_checked
+from curvekit.errors import CurvekitError
 from curvekit.files import checked_path, read_json
 
 if TYPE_CHECKING:
@@ -27,19 +27,12 @@ def load_model(folder: str | Path) -> PreTrainedModel:
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
 
+    if not Path(folder).is_dir():
+        raise CurvekitError(f"there is no model yet in {folder}; give the run's command again, it goes on")
     check_saved(folder)
-    check_files(folder)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except CurvekitError:
-        raise
-    except Exception as error:  # what a changed file makes of transformers' own code
-        raise CurvekitError(not_whole("model", folder, error)) from error
-    model, info = loaded
-    check_loaded(model, info, f"the model in {folder}")
-    return model.eval()
+    return load_checked(
+        AutoModelForCausalLM, folder, f"the model in {folder}", local_files_only=True, trust_remote_code=False
+    )
 
 
 def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

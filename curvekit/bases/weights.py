@@ -25,6 +25,40 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SHOWN = 3
 
 
+def load_checked(
+    kind: Any, name: str | Path, what: str, *, missing: str | None = None, unexpected: str | None = None, **options: Any
+) -> Any:
+    """``kind.from_pretrained(name, **options)`` in evaluation mode, from safetensors only, every tensor checked.
+
+    Args:
+        kind: a model's class of transformers, or an ``AutoModel``.
+        what: the subject of a sentence, such as ``the base 'gpt2'``.
+        missing, unexpected: as :func:`check_loaded`.
+        options: of ``from_pretrained``, such as ``local_files_only``.
+
+    Raises:
+        CurvekitError: as :func:`check_files` and :func:`check_loaded`; or there are no such weights.
+    """
+    check_files(name)
+    try:
+        model, info = kind.from_pretrained(
+            name,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named
+            **options,
+        )
+    except CurvekitError:
+        raise
+    except Exception as error:  # what a changed file makes of transformers' own code
+        from curvekit.bases import hub
+
+        hub.require_answers()
+        raise CurvekitError(f"{what} is not whole ({first_line(error)}); restore it, or make it again") from error
+    check_loaded(model, info, what, missing=missing, unexpected=unexpected)
+    return model.eval()
+
+
 def check_files(name: str | Path, revision: str | None = None) -> None:
     """Check a checkpoint's files before a byte of its weights is read: a folder, or a name on the hub.
 

@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from curvekit.bases.berts import locate_encoder
 from curvekit.experiments.comparison import is_finished, planned
 from curvekit.text.corpora import load_corpus
-from curvekit.training.preflight import check_run
+from curvekit.training.preflight import check_run, check_texts
 from curvekit.training.settings import RunConfig
 
 _SETTINGS = {each.name for each in fields(RunConfig)}
@@ -33,12 +33,12 @@ def check(
     A notebook without such a parameter needs nothing of it, and nothing is looked up for it.
 
     Raises:
-        CurvekitError: as :func:`curvekit.training.preflight.check_run` and
+        CurvekitError: as :func:`curvekit.training.preflight.check_run`, ``check_texts`` and
             :func:`curvekit.experiments.comparison.run_experiment`.
     """
     for recipe, seed in itertools.product(recipes, seeds):
         is_finished(folder / "runs" / f"{recipe}-seed{seed}", replace(config, recipe=recipe, seed=seed))
-    read: dict[tuple[Any, Any], DatasetDict] = {}
+    texts: list[tuple[RunConfig, list[RunConfig]]] = []
     for notebook in notebooks:
         given = plan[notebook]
         own = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
@@ -52,9 +52,15 @@ def check(
             compared = [] if is_finished(place, wanted) else [wanted]
         if "encoder" in given and "base" not in given:
             locate_encoder(wanted.encoder)
+        compared = list({run.recipe: run for run in compared}.values()) if "base" in given else []
+        for each in compared:
+            check_run(each)
         if "corpus" in given:
-            source = (wanted.corpus, wanted.data_dir)
-            if source not in read:
-                read[source] = load_corpus(*source, announce=say)
-            for each in {run.recipe: run for run in compared}.values() if "base" in given else ():
-                check_run(each, read[source])
+            texts.append((wanted, compared))
+    read: dict[tuple[Any, Any], DatasetDict] = {}
+    for wanted, compared in texts:  # last, because a large corpus takes the longest
+        source = (wanted.corpus, wanted.data_dir)
+        if source not in read:
+            read[source] = load_corpus(*source, announce=say)
+        for each in compared:
+            check_texts(each, read[source])

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from curvekit.bases.building import MINI, base_fields
 from curvekit.bases.tokenizer import saved_tokenizer
-from curvekit.bases.weights import check_files, check_loaded
+from curvekit.bases.weights import load_checked
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import score_documents
 from curvekit.evaluation.results import markdown_table
@@ -377,10 +377,6 @@ def _machine() -> str:
 def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = saved_tokenizer(folder, Path(folder).name)
-    check_files(folder)
-    loaded: Any = GPT2LMHeadModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    model, info = loaded
-    check_loaded(model, info, f"the base in {folder}")
-    return model.eval().to(device), tokenizer
+    what = f"the base in {folder}"
+    model = load_checked(GPT2LMHeadModel, folder, what, local_files_only=True, dtype=torch.float32)
+    return model.to(device), tokenizer

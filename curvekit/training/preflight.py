@@ -20,17 +20,18 @@ from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
 
-def check_run(config: RunConfig, corpus: DatasetDict) -> None:
-    """Look up everything that a run needs, and measure what must fit.
+def check_run(config: RunConfig) -> None:
+    """Look up everything that a run needs besides its texts, and measure what must fit.
 
     Raises:
         CurvekitError: as :meth:`RunConfig.validate`; a base or an encoder that cannot be had or is not whole; a
-            block, a window or a sample longer than their positions; texts shorter than a block; a precision that the
-            machine does not have; a tracker that does not answer.
+            block, a window or a sample longer than their positions; a precision that the machine does not have; a
+            tracker that does not answer.
     """
     config.validate()
     precision(config)
     check_tracker(config)
+    hub.require_model(hub.located(config.base), "the base", "base='mini'", "config.json")
     positions = [_positions(hub.located(config.base), f"the base {config.base!r}", not config.scratch)]
     if config.scratch:
         chosen = (config.model.get(name) for name in ("n_positions", "max_position_embeddings"))
@@ -41,6 +42,16 @@ def check_run(config: RunConfig, corpus: DatasetDict) -> None:
         seen = _positions(where, f"the encoder {config.encoder!r}", True)
         positions += [seen] if model.get("context", "static") != "static" else []
     check_room(config, min((each for each in positions if isinstance(each, int)), default=None))
+    if config.tokenizer == "base":
+        base_tokenizer(config.base)
+
+
+def check_texts(config: RunConfig, corpus: DatasetDict) -> None:
+    """Return if the texts that train and validate fill a block.
+
+    Raises:
+        CurvekitError: they do not.
+    """
     tokenizer = base_tokenizer(config.base) if config.tokenizer == "base" else None
     least = config.block_size if config.examples == "packed" else 2
     for split in ("train", "validation"):
@@ -79,7 +90,6 @@ def precision(config: RunConfig) -> str:
 
 def _positions(where: str, what: str, weights: bool) -> Any:
     """The positions of a checkpoint, whose configuration, and with ``weights`` whose files, can be read."""
-    hub.require_model(where, what, "what ships with curvekit")
     try:
         found = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -53,7 +53,7 @@ from curvekit.training.checkpoints import (
     writing,
 )
 from curvekit.training.optimizers import decays, muon
-from curvekit.training.preflight import check_room, check_run, precision
+from curvekit.training.preflight import check_room, check_run, check_texts, precision
 from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
@@ -95,10 +95,12 @@ def train(
         if run.finished:
             _clear(folder)  # of what a kill at the very end left
             return run
+        if not run.trained:
+            check_run(config)
         told: list[str] = []  # while nobody watches yet
         corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
         if not run.trained:
-            check_run(config, corpus)
+            check_texts(config, corpus)
         revision = _same_corpus(folder, corpus)
         checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
         if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):

@@ -260,6 +260,7 @@ def trained(monkeypatch) -> list[str]:
         write_json(
             folder / "metrics.json",
             {
+                "recipe": config.recipe, "seed": config.seed, "fingerprint": config.fingerprint(),
                 "perplexity": result.perplexity, "bleu": 3.0 + config.seed, "leaks": leaks, "base_is_random": True,
                 "parameters": 3_400_000, "trainable_parameters": 3_300_000, "tokens_per_second": 1234.5,
             },
