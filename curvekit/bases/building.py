@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
-from curvekit.bases.berts import load_encoder
+from curvekit.bases.berts import load_encoder, plain_bert
 from curvekit.bases.opening import base_tokenizer
 from curvekit.configuration import OWN_FIELDS
 from curvekit.errors import CurvekitError, first_line, pick, require_type
@@ -61,6 +61,8 @@ def build_model(
         if settings.get("source") == "encoder":
             tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
             bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
+            if len(bert.encoder.layer) < bert.config.num_hidden_layers and settings.get("context", "static") != "static":
+                raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
             settings |= {"encoder": encoder, "encoder_config": plain_bert(bert.config)}
         config: Any = architecture.config(**fields | {"base_is_random": scratch} | settings)
         if scratch:
@@ -193,12 +195,3 @@ def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
             raise
         raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
 
-
-def plain_bert(config: Any) -> dict[str, Any]:
-    """The part of a BERT configuration that shapes the model."""
-    names = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-        "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
-        "layer_norm_eps", "initializer_range",
-    )  # fmt: skip
-    return {name: getattr(config, name) for name in names}
