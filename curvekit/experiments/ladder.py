@@ -226,7 +226,7 @@ def run_ladder(
     for job in jobs:
         (job.folder(root) / "claimed").unlink(missing_ok=True)  # of a ladder that was stopped
     plan = root / f"jobs-{rung}-{os.getpid()}.json"
-    write_json(plan, [list(job) for job in jobs])
+    write_json(plan, {"jobs": [list(job) for job in jobs]})
     command = [
         *(sys.executable, "-m", "curvekit.experiments.ladder", "work", str(plan), "--folder", str(root)),
         *("--tokens", str(tokens), "--encoder", encoder, "--beside", str(beside)),
@@ -252,6 +252,8 @@ def run_ladder(
     if failed:
         what = (failed[0].folder(root) / "error.txt").read_text().strip().splitlines()[-1]
         raise CurvekitError(f"{len(failed)} of {len(jobs)} runs failed; the first, {failed[0].candidate}: {what}")
+    if any(worker.returncode > 0 for worker in workers):
+        raise CurvekitError(f"{sum(worker.returncode > 0 for worker in workers)} workers came to grief; see above")
     return [path for path in found if path.exists()]
 
 
@@ -511,13 +513,13 @@ def as_latex(rows: Sequence[Mapping[str, Any]]) -> str:
 def collect(folder: str | Path, path: str | Path) -> int:
     """Write all results below a folder into one file, for :func:`scatter` on another machine; how many there are."""
     results = [read_json(found) for found in sorted(Path(folder).glob("*/*/result.json"))]
-    write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
+    write_atomically(path, lambda file: file.write(json.dumps({"results": results}).encode()))
     return len(results)
 
 
 def scatter(path: str | Path, folder: str | Path) -> int:
     """Undo :func:`collect`."""
-    results = read_json(path)
+    results = read_json(path)["results"]
     for result in results:
         job = Job(result["candidate"], result["rung"], result["seed"])
         write_json(job.folder(Path(folder)) / "result.json", result)
@@ -577,7 +579,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )  # fmt: skip
     elif given.command == "work":
         work(
-            [Job(*each) for each in read_json(given.jobs)], given.folder, TokenSet.load(given.tokens),
+            [Job(*each) for each in read_json(given.jobs)["jobs"]], given.folder, TokenSet.load(given.tokens),
             encoder=given.encoder, beside=given.beside, until=given.until, graph=not given.eager,
             weights=given.weights, device=given.device,
         )  # fmt: skip
