@@ -34,7 +34,7 @@ class CurveConfigMixin:
         context: ``static``, ``causal`` or ``bidirectional``.
         degree, place, curve_weights, learn_place, window, channels, normalisation, fusion: of the curve; see
             :class:`curvekit.curves.CurveEmbedding`.
-        sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve through it),
+        sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve there),
             ``attention`` and ``mlp`` (in every block, after the norm before it).
         mixer: what does it there, a name of :data:`curvekit.mixers.MIXERS`; a ``curve`` has ``degree``,
             ``curve_weights`` and ``channels``, and places of its own. ``site_gate`` is where its gate starts.
@@ -110,7 +110,7 @@ class CurveConfigMixin:
 
     @property
     def reads_neighbours(self) -> bool:
-        """Whether a position's state depends on its neighbours' outside of attention, so that a past is kept of them."""
+        """Whether a position reads its neighbours outside of attention, so that a past is kept of them."""
         return self.source != "none" or bool(self.sites)
 
     @property

@@ -66,7 +66,11 @@ def bspline_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 
 
 def _bernstein(degree: int, t: Any, derivative: int = 0) -> list[Any]:
     if derivative > 0:
-        return [0 * t] if degree == 0 else [degree * each for each in _differences(_bernstein(degree - 1, t, derivative - 1))]
+        return (
+            [0 * t]
+            if degree == 0
+            else [degree * each for each in _differences(_bernstein(degree - 1, t, derivative - 1))]
+        )
     return [math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)]
 
 

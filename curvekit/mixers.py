@@ -1,4 +1,4 @@
-r"""Mixing a position's state with those just before it, at the embeddings or inside the blocks: the curve and its peers.
+r"""Mixing a position's state with those just before it, at the input or inside the blocks: the curve and its peers.
 
 Each takes the states of ``n + 1`` consecutive positions, oldest first, the last of them h_i, and gives ``[batch, time,
 width]``. All weights are of each channel's own, except smear's.
@@ -104,7 +104,7 @@ class Mixer(nn.Module):
     def kernel(self) -> Tensor:
         """What all of this is as one depthwise kernel ``[width, degree + 1]``, oldest first (not of smear)."""
         if self.kind == "canon":
-            kernel = self.kernel_weights
+            kernel: Tensor = self.kernel_weights
         elif self.kind == "shift":
             return torch.stack([1 - self.share, self.share], -1)
         else:
@@ -123,7 +123,7 @@ class Mixer(nn.Module):
 
 
 def reference_mixer(mixer: Mixer, states: Tensor) -> Tensor:
-    """The table's equations as they read, one position at a time (the reference of the tests): ``[batch, time, width]``.
+    """The equations as they read, one position at a time (the reference of the tests): ``[batch, time, width]``.
 
     Before the first word stands the first word.
     """

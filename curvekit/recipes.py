@@ -1,7 +1,8 @@
 """Recipes: named variants of a model, and the settings that each of them is.
 
 A recipe's parts: where the states come from that the curve runs through (``source``), what they see (``context``), the
-curve, what mixes neighbouring states inside the blocks (``sites``), and the attention. ``plain`` (on a GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
+curve, what mixes neighbouring states inside the blocks (``sites``), and the attention. ``plain`` (on a
+GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
 """
 
 from __future__ import annotations

@@ -61,7 +61,10 @@ def build_model(
         if settings.get("source") == "encoder":
             tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
             bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
-            if len(bert.encoder.layer) < bert.config.num_hidden_layers and settings.get("context", "static") != "static":
+            if (
+                len(bert.encoder.layer) < bert.config.num_hidden_layers
+                and settings.get("context", "static") != "static"
+            ):
                 raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
             settings |= {"encoder": encoder, "encoder_config": plain_bert(bert.config)}
         config: Any = architecture.config(**fields | {"base_is_random": scratch} | settings)
@@ -194,4 +197,3 @@ def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
         if type(error).__name__ != "SafetensorError":
             raise
         raise CurvekitError(f"the weights of the base {base!r} are not whole ({error}); copy them again") from error
-

@@ -1,8 +1,8 @@
 """The ladder of budgets: many recipes from random weights, chosen on a short rung and claimed on a longer one.
 
-A candidate is a recipe and what is set over it, ``curve3`` or ``curve3:degree=3,learning_rate=0.003``. All see the same
-blocks in the same order. Choosing happens on validation at the small rung; claims come from the test split at the medium
-and the long one, with the candidates fixed before.
+A candidate is a recipe and what is set over it, ``curve3`` or ``curve3:degree=3,learning_rate=0.003``. All see the
+same blocks in the same order. Choosing happens on validation at the small rung; claims come from the test split at the
+medium and the long one, with the candidates fixed before.
 
     FOLDER/RUNG/CANDIDATE-seedN/result.json      a finished run: settings, losses, every document's score
 
@@ -13,7 +13,6 @@ of which trains several models side by side (see :mod:`curvekit.training.lean`).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -84,7 +83,7 @@ class Candidate:
             name, equals, value = part.partition("=")
             if not equals:
                 raise CurvekitError(f"{part!r} in the candidate {text!r} sets nothing; write setting=value")
-            (training if name in OWN else model)[name] = _value(value)
+            (training if name in OWN else model)[name] = value if name == "like" else _value(value)
         return cls(text, recipe, model, training)
 
     @property
@@ -125,7 +124,9 @@ def widened(parameters: int, vocabulary: int) -> int:
 # Tokens
 
 
-def prepare(corpus: str | Path, path: str | Path, tokenizer: Any = None, other: Mapping[str, str] | None = None) -> Path:
+def prepare(
+    corpus: str | Path, path: str | Path, tokenizer: Any = None, other: Mapping[str, str] | None = None
+) -> Path:
     """Write a corpus as tokens: its training text packed as the Trainer's, its held-out documents one by one.
 
     Args:
@@ -441,8 +442,10 @@ def _score(result: Mapping[str, Any], split: str) -> LanguageModelScore:
     return LanguageModelScore.from_dict({**result["scores"][split], "token_nll": []})
 
 
-def table(folder: str | Path, rung: str, split: str, baseline: str = PLAIN, samples: int = 2_000) -> list[dict[str, Any]]:
-    """A row a candidate, the best first: loss, perplexity, bits a byte of each kind of source, difference to a baseline.
+def table(
+    folder: str | Path, rung: str, split: str, baseline: str = PLAIN, samples: int = 2_000
+) -> list[dict[str, Any]]:
+    """A row a candidate, best first: loss, perplexity, bits a byte of each kind of source, difference to a baseline.
 
     Seeds that a candidate and the baseline both have are compared.
     """

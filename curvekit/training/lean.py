@@ -78,14 +78,13 @@ class Documents:
         """Each document's ids after one end-of-text token."""
         ends = np.append(self.starts[1:], len(self.ids))
         return [
-            np.concatenate([[prefix], self.ids[a:b].astype(np.int64)])
-            for a, b in zip(self.starts, ends, strict=True)
+            np.concatenate([[prefix], self.ids[a:b].astype(np.int64)]) for a, b in zip(self.starts, ends, strict=True)
         ]
 
 
 @dataclass(eq=False)
 class TokenSet:
-    """A corpus as tokens: the training stream, as :func:`curvekit.text.packing.pack` lays it, and held-out documents."""
+    """A corpus as tokens: the training stream as :func:`curvekit.text.packing.pack` lays it, and held-out documents."""
 
     train: np.ndarray
     splits: dict[str, Documents]
@@ -359,4 +358,3 @@ def score_tokens(
         }
         for (name, of), edges in zip(bins.items(), (POSITION_BINS, FREQUENCY_BINS), strict=True)
     }
-

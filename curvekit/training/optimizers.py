@@ -83,7 +83,7 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAnd
     )
 
 
-def _parts(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def _parts(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The trained parameters by name: matrices of the blocks, other matrices, and what does not decay."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
@@ -119,7 +119,7 @@ class StackedMuon(Optimizer):
                 for p in params:
                     if not self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                gradients = [p.grad for p in params]
+                gradients = [p.grad for p in params if p.grad is not None]
                 momenta = [self.state[p]["momentum_buffer"] for p in params]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
