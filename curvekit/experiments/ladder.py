@@ -297,7 +297,9 @@ def work(
         if not taken:
             continue
         try:
-            seconds = together([run for _, _, run in taken], until or float("inf"))
+            names = ", ".join(candidate.name for _, candidate, _ in taken)
+            tell = lambda done, names=names: done % 2_000 or print(f"{names}: {done:,} steps", flush=True)  # noqa: E731
+            seconds = together([run for _, _, run in taken], until or float("inf"), on_steps=tell)
         except TimeoutError as error:
             print(f"{[job.candidate for job, _, _ in taken]} {error}", flush=True)
             return
@@ -415,8 +417,8 @@ def comparable(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -
     """
     free = {*OWN, "stride"}
     for x, y in zip(a, b, strict=False):
-        pairs = {name: (x[name], y[name]) for name in ("rung", "seed", "tokens", "order", "corpus")}
-        pairs |= {k: (x["settings"][k], y["settings"][k]) for k in x["settings"].keys() - free}
+        pairs = {k: (x["settings"][k], y["settings"][k]) for k in sorted(x["settings"].keys() - free)}
+        pairs |= {name: (x[name], y[name]) for name in ("rung", "seed", "tokens", "order", "corpus")}
         differing = [f"{name} ({one} against {other})" for name, (one, other) in pairs.items() if one != other]
         if differing:
             raise CurvekitError(f"{x['candidate']} and {y['candidate']} differ in {', '.join(differing)}")

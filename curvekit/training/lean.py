@@ -13,7 +13,7 @@ import json
 import lzma
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,8 +255,15 @@ class LeanRun:
         return losses
 
 
-def together(runs: Sequence[LeanRun], deadline: float = math.inf, every: int = 50) -> float:
+def together(
+    runs: Sequence[LeanRun],
+    deadline: float = math.inf,
+    every: int = 50,
+    on_steps: Callable[[int], object] | None = None,
+) -> float:
     """Train runs of one length side by side to their end; returns the seconds that all took.
+
+    Every so many steps the device is waited for, and ``on_steps`` is told how many are done.
 
     Raises:
         TimeoutError: ``time.time()`` reached the deadline first.
@@ -270,6 +277,8 @@ def together(runs: Sequence[LeanRun], deadline: float = math.inf, every: int = 5
             for run in runs:
                 if run.stream is not None:
                     run.stream.synchronize()
+            if on_steps is not None:
+                on_steps(number + 1)
             if time.time() > deadline:
                 raise TimeoutError(f"stopped at step {number + 1} of {steps}")
     for run in runs:
