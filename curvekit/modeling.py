@@ -93,13 +93,13 @@ class _Attending:
             )
         super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = torch.utils.checkpoint.checkpoint, **settings: Any
-    ) -> None:
+    def _set_gradient_checkpointing(self, *args: Any, **settings: Any) -> None:
         """As the base's; a block that is computed again is told what it was told the first time."""
         base: Any = self if isinstance(self, CurveMixin) else self.base_model  # type: ignore[attr-defined]
-        func = base._telling(gradient_checkpointing_func) if base.mixers else gradient_checkpointing_func
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func=func, **settings)  # type: ignore[misc]
+        if base.mixers:
+            func = settings.get("gradient_checkpointing_func", torch.utils.checkpoint.checkpoint)
+            settings["gradient_checkpointing_func"] = base._telling(func)
+        super()._set_gradient_checkpointing(*args, **settings)  # type: ignore[misc]
 
 
 class CurveMixin(_Attending):
@@ -305,12 +305,13 @@ class CurveMixin(_Attending):
 
     def _mixed(self, name: str, states: Tensor) -> Tensor:
         """The states ``[batch, time, width]`` after the mixer of that name."""
-        reading, mixer, time = self._reading, self.mixers[name], states.shape[1]
+        reading, time = self._reading, states.shape[1]
+        mixer: Any = self.mixers[name]
         if reading is None:
             raise CurvekitError("a block with a mixer runs within its model only, which knows masks and the past")
-        layer, past = reading.layers.get(name), 0
+        layer = reading.layers.get(name)
+        past = 0 if layer is None else _seen(layer)
         if layer is not None:
-            past = _seen(layer)
             states = _kept(layer, states)
         documents = None if reading.documents is None else reading.documents.expand(len(states), -1)
         return mixer(control_points(states, mixer.degree, "trailing", reading.mask, past, time, documents))

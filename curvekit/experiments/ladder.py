@@ -83,7 +83,8 @@ class Candidate:
             name, equals, value = part.partition("=")
             if not equals:
                 raise CurvekitError(f"{part!r} in the candidate {text!r} sets nothing; write setting=value")
-            (training if name in OWN else model)[name] = value if name == "like" else _value(value)
+            chosen: dict[str, Any] = training if name in OWN else model
+            chosen[name] = value if name == "like" else _value(value)
         return cls(text, recipe, model, training)
 
     @property

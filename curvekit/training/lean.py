@@ -33,6 +33,7 @@ from curvekit.training.optimizers import DeviceMuon
 
 POSITION_BINS = (1, 4, 16, 64, 256, 1024, 4096, 16384)  # a token's place in its document: below the first, ...
 FREQUENCY_BINS = (1, 10, 100, 1_000, 10_000, 100_000)  # how often the training text has it
+_PARTS = ("ids", "starts", "words", "bytes")  # the arrays of a split
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TokenSet:
         """Write everything as one safetensors file."""
         arrays = {"train": np.ascontiguousarray(self.train)}
         for name, split in self.splits.items():
-            for part in ("ids", "starts", "words", "bytes"):
+            for part in _PARTS:
                 arrays[f"{name}.{part}"] = np.ascontiguousarray(getattr(split, part))
         sources = {name: split.sources for name, split in self.splits.items()}
         save_file(arrays, str(path), {"facts": json.dumps(self.facts), "sources": json.dumps(sources)})
@@ -108,13 +109,14 @@ class TokenSet:
         if path.suffix == ".xz":
             unpacked = path.with_suffix("")
             if not unpacked.exists():
-                write_atomically(unpacked, lambda file: file.write(lzma.decompress(path.read_bytes())))
+                raw = lzma.decompress(path.read_bytes())
+                write_atomically(unpacked, lambda file: file.write(raw))
             path = unpacked
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
         arrays, sources = load_file(str(path)), json.loads(header["sources"])
         splits = {
-            name: Documents(*(arrays[f"{name}.{part}"] for part in ("ids", "starts", "words", "bytes")), sources[name])
+            name: Documents(**{part: arrays[f"{name}.{part}"] for part in _PARTS}, sources=sources[name])
             for name in sources
         }
         return cls(arrays["train"], splits, json.loads(header["facts"]))
@@ -171,7 +173,7 @@ class LeanRun:
         self.at = torch.zeros(1, dtype=torch.long, device=self.device)
         self.optimizer = DeviceMuon(model, config.weight_decay, config.own_rate)
         cuda = self.device.type == "cuda"
-        self.stream = torch.cuda.Stream(self.device) if cuda else None
+        self.stream: Any = torch.cuda.Stream(self.device) if cuda else None
         self.graphs: dict[int, Any] = {}
         self.why_not: str | None = None if graph and cuda else "not asked for" if cuda else "no GPU"
         if self.why_not is None:
