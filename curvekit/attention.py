@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from curvekit.errors import CurvekitError
-from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS, check_mask, resolve_sink, softemax
+from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS, check_mask, on_device, resolve_sink, softemax
 
 _aten = torch.ops.aten
 
@@ -102,7 +102,7 @@ def softemax_attention(
         output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
         return _share_with_sink(output, lse, sink, member.sums_keys)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
-    sink = torch.as_tensor(sink, dtype=precision, device=query.device).expand(query.shape[1])
+    sink = on_device(sink, precision, query.device).expand(query.shape[1])
     inputs = query, key, value, sink, mask, is_causal, scale, member.sums_keys
     return torch.ops.curvekit.softemax_flash(*inputs)[0] if compiling else _Flash.apply(*inputs)
 
@@ -259,12 +259,13 @@ def _flash_backward(
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, query, key, value, output, normaliser, 0.0, is_causal, attn_mask=mask, scale=scale
         )
-    seed = torch.zeros((2,) if kernel == "flash" else (), dtype=torch.uint64 if kernel == "flash" else torch.int64)
     if kernel == "flash":
+        seed = torch.zeros(2, dtype=torch.int64, device=query.device).view(torch.uint64)  # made there: no copy waits
         return _aten._scaled_dot_product_flash_attention_backward(
             gradient, query, key, value, output, normaliser, None, None, query.shape[2], key.shape[2],
-            0.0, is_causal, seed.to(query.device), torch.zeros_like(seed, device=query.device)[:1], scale=scale,
+            0.0, is_causal, seed, seed[:1], scale=scale,
         )  # fmt: skip
+    seed = torch.zeros((), dtype=torch.int64)
     # The memory-efficient kernel wants the rows of its log-sum-exp padded to a multiple of 32.
     padded = nn.functional.pad(normaliser, (0, -normaliser.shape[-1] % 32))
     gradients = _aten._scaled_dot_product_efficient_attention_backward(

@@ -8,9 +8,10 @@ from typing import Any, get_type_hints
 
 from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
-from curvekit.curves import check_curve, reach
+from curvekit.curves import CHANNELS, check_curve, reach
 from curvekit.encoders import CONTEXTS
 from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.mixers import MIXERS, SITES
 from curvekit.normalisers import LOG_C
 from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze
 
@@ -33,6 +34,10 @@ class CurveConfigMixin:
         context: ``static``, ``causal`` or ``bidirectional``.
         degree, place, curve_weights, learn_place, window, channels, normalisation, fusion: of the curve; see
             :class:`curvekit.curves.CurveEmbedding`.
+        sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve there),
+            ``attention`` and ``mlp`` (in every block, after the norm before it).
+        mixer: what does it there, a name of :data:`curvekit.mixers.MIXERS`; a ``curve`` has ``degree``,
+            ``curve_weights`` and ``channels``, and places of its own. ``site_gate`` is where its gate starts.
         positions: ``base``, or ``sinusoidal`` to add the published ones to the base's own.
         base_is_random: the base had no pretrained weights.
         freeze: what of the base keeps its weights in training, loaded models included; what curvekit adds (curve,
@@ -63,6 +68,9 @@ class CurveConfigMixin:
     channels: list | tuple = ("point",)
     normalisation: str = "layernorm"
     fusion: str = "gate"
+    sites: list | tuple = ()
+    mixer: str = "curve"
+    site_gate: float = 1.0
     positions: str = "base"
     base_is_random: bool = False
     freeze: str = "none"
@@ -70,13 +78,14 @@ class CurveConfigMixin:
     def __post_init__(self, **kwargs: Any) -> None:
         for name, hint in _own_hints().items():
             require_type(name, getattr(self, name), hint)
-        self.log_sink, self.place = float(self.log_sink), float(self.place)
+        self.log_sink, self.place, self.site_gate = float(self.log_sink), float(self.place), float(self.site_gate)
         pick(self.attention, ATTENTIONS, "attention")
         if self.log_sink != LOG_C and self.attention in FIXED_SINKS:
             raise CurvekitError(f"attention {self.attention!r} has a fixed sink; leave log_sink out")
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
         pick(self.positions, POSITIONS, "kind of positions")
+        self._check_sites()
         check_curve(
             self.degree, self.place, self.curve_weights, self.learn_place, self.window, self.channels,
             self.normalisation, self.fusion,
@@ -85,6 +94,24 @@ class CurveConfigMixin:
         if self.freeze == "all_but_head":
             self.tie_word_embeddings = False
         super().__post_init__(**kwargs)  # type: ignore[misc]
+
+    def _check_sites(self) -> None:
+        pick(self.mixer, MIXERS, "mixer")
+        for site in self.sites:
+            pick(site, SITES, "site")
+        if len(set(self.sites)) != len(self.sites):
+            raise CurvekitError(f"sites are {list(self.sites)}; name each once")
+        if not self.sites or self.mixer != "curve":
+            return
+        if "point" not in self.channels or set(self.channels) - CHANNELS.keys():
+            raise CurvekitError(f"a curve at sites has the channel point, and derivatives; not {list(self.channels)}")
+        if self.curve_weights == "learned":
+            raise CurvekitError("a curve at sites has Bernstein's or a B-spline's weights; mixer='canon' has free ones")
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether a position reads its neighbours outside of attention, so that a past is kept of them."""
+        return self.source != "none" or bool(self.sites)
 
     @property
     def leaks(self) -> bool:

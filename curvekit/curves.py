@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from curvekit.normalisers import softemax
 WINDOWS = ("trailing", "centred")
 WEIGHTS = ("bernstein", "bspline", "learned")
 CHANNELS = {"point": 0, "tangent": 1, "curvature": 2}  # a channel is a derivative of the curve
+NEIGHBOURS = "neighbours"  # or, in the place of a curve, all control points side by side
 NORMALISATIONS = ("layernorm", "softemax", "published", "none")
 FUSIONS = ("gate", "add", "replace")
 
@@ -47,15 +49,7 @@ def bernstein_weights(degree: int, place: float | Tensor = 0.5, derivative: int 
     Raises:
         CurvekitError: the degree is negative, or a fixed place lies outside [0, 1].
     """
-    t = _place(degree, place)
-    if derivative > 0:
-        if degree == 0:
-            return torch.zeros(*t.shape, 1, dtype=t.dtype, device=t.device)
-        return degree * _differences(bernstein_weights(degree - 1, t, derivative - 1))
-    k = torch.arange(degree + 1, device=t.device)
-    binomials = torch.tensor([math.comb(degree, i) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
-    t = t.unsqueeze(-1)
-    return binomials * t**k * (1 - t) ** (degree - k)
+    return _as_tensor(_bernstein(degree, _place(degree, place), derivative))
 
 
 def bspline_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 0) -> Tensor:
@@ -64,31 +58,51 @@ def bspline_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 
     De Boor's recursion on unit knots: ``N_{k,n} = ((t + n - k) N_{k-1,n-1} + (1 + k - t) N_{k,n-1}) / n``. The
     cubic's weights at t = 0 are 1/6, 4/6, 1/6, 0. Arguments, result and errors as :func:`bernstein_weights`.
     """
-    t = _place(degree, place)
-    if degree == 0:
-        return (torch.ones if derivative == 0 else torch.zeros)(*t.shape, 1, dtype=t.dtype, device=t.device)
+    return _as_tensor(_bspline(degree, _place(degree, place), derivative))
+
+
+# The recursions give numbers of a number and tensors of a tensor: numbers reach a GPU without a copy that waits for it.
+
+
+def _bernstein(degree: int, t: Any, derivative: int = 0) -> list[Any]:
     if derivative > 0:
-        return _differences(bspline_weights(degree - 1, t, derivative - 1))
-    lower = bspline_weights(degree - 1, t)
-    k = torch.arange(degree + 1, device=t.device)
-    t = t.unsqueeze(-1)
-    before, after = nn.functional.pad(lower, (1, 0)), nn.functional.pad(lower, (0, 1))
-    return ((t + degree - k) * before + (1 + k - t) * after) / degree
+        return (
+            [0 * t]
+            if degree == 0
+            else [degree * each for each in _differences(_bernstein(degree - 1, t, derivative - 1))]
+        )
+    return [math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)]
 
 
-def _place(degree: int, place: float | Tensor) -> Tensor:
+def _bspline(degree: int, t: Any, derivative: int = 0) -> list[Any]:
+    if degree == 0:
+        return [0 * t + (1 if derivative == 0 else 0)]
+    if derivative > 0:
+        return _differences(_bspline(degree - 1, t, derivative - 1))
+    lower = [0, *_bspline(degree - 1, t), 0]
+    return [((t + degree - k) * lower[k] + (1 + k - t) * lower[k + 1]) / degree for k in range(degree + 1)]
+
+
+FAMILIES = {"bernstein": _bernstein, "bspline": _bspline}
+
+
+def _place(degree: int, place: float | Tensor) -> float | Tensor:
     if degree < 0:
         raise CurvekitError(f"a curve's degree is 0 or more, not {degree}")
-    if not isinstance(place, Tensor):
-        if not 0 <= place <= 1:
-            raise CurvekitError(f"a curve's place lies between 0 and 1, not at {place}")
-        place = torch.tensor(place, dtype=torch.float64)
+    if not isinstance(place, Tensor) and not 0 <= place <= 1:
+        raise CurvekitError(f"a curve's place lies between 0 and 1, not at {place}")
     return place
 
 
-def _differences(weights: Tensor) -> Tensor:
+def _as_tensor(weights: list[Any]) -> Tensor:
+    if any(isinstance(each, Tensor) for each in weights):
+        return torch.stack(weights, -1)
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def _differences(weights: list[Any]) -> list[Any]:
     """``w_{k-1} - w_k``: what the control points' differences weigh, as weights of the points themselves."""
-    return nn.functional.pad(weights, (1, 0)) - nn.functional.pad(weights, (0, 1))
+    return [before - after for before, after in zip([0, *weights], [*weights, 0], strict=True)]
 
 
 def reach(degree: int, window: str) -> tuple[int, int]:
@@ -159,16 +173,22 @@ def _ranked(
     ]
 
 
-def blend(points: Sequence[Tensor], weights: Tensor) -> Tensor:
+def blend(points: Sequence[Tensor], weights: Tensor | Sequence[float]) -> Tensor:
     """Depthwise convolution: ``c_i = sum_k w_k p_k,i``.
 
     Args:
         points: ``n + 1`` tensors ``[batch, time, width]``, from :func:`control_points`.
-        weights: ``[n + 1]``, or ``[width, n + 1]`` for weights of each channel's own.
+        weights: ``[n + 1]``, or ``[width, n + 1]`` for weights of each channel's own; ``n + 1`` plain numbers need no
+            copy to the device.
 
     Returns:
         ``[batch, time, width]``.
     """
+    if not isinstance(weights, Tensor):
+        result = points[0] * weights[0]
+        for point, number in zip(points[1:], weights[1:], strict=True):
+            result = torch.add(result, point, alpha=number)
+        return result
     taps = weights.to(points[0].dtype).unbind(-1)
     result = points[0] * taps[0]
     for point, tap in zip(points[1:], taps[1:], strict=True):
@@ -232,7 +252,7 @@ def check_curve(
     if not channels:
         raise CurvekitError(f"channels is {list(channels)}, and nothing would be left; give some of {list(CHANNELS)}")
     for channel in channels:
-        pick(channel, CHANNELS, "curve channel")
+        pick(channel, [*CHANNELS, NEIGHBOURS], "curve channel")
     pick(normalisation, NORMALISATIONS, "normalisation")
     pick(fusion, FUSIONS, "fusion")
     _place(degree, place)
@@ -255,7 +275,8 @@ class CurveEmbedding(nn.Module):
         weights: ``bernstein``, ``bspline``, or ``learned``: one weight a channel and neighbour, normalised by
             SoftEMax and starting near Bernstein's.
         window: ``trailing`` (causal) or ``centred`` (leaks).
-        channels: any of ``point``, ``tangent``, ``curvature``, side by side before the projection.
+        channels: any of ``point``, ``tangent``, ``curvature``, side by side before the projection; ``neighbours`` are
+            the control points themselves, and no curve.
         normalisation: over features: ``layernorm``, ``softemax``, ``published`` (SoftEMax with the constant
             denominator), ``none``.
         fusion: ``gate``: token + g * z with g a learned vector that starts at zero, so that a pretrained model is
@@ -288,7 +309,7 @@ class CurveEmbedding(nn.Module):
         self.channels, self.normalisation, self.fusion = tuple(channels), normalisation, fusion
         self.place_logit = nn.Parameter(torch.empty(states_width)) if learn_place else None
         self.weight_logits = nn.Parameter(torch.empty(states_width, degree + 1)) if weights == "learned" else None
-        features = states_width * len(self.channels)
+        features = states_width * sum(degree + 1 if name == NEIGHBOURS else 1 for name in self.channels)
         self.norm = nn.LayerNorm(states_width) if normalisation == "layernorm" else None
         self.projection = nn.Linear(features, width)
         self.gate = nn.Parameter(torch.empty(width)) if fusion == "gate" else None
@@ -315,9 +336,17 @@ class CurveEmbedding(nn.Module):
         weights = family(self.degree, place, CHANNELS[channel])
         return weights if self.place_logit is not None else weights.to(self.projection.weight)
 
+    def _taps(self, channel: str) -> Tensor | list[float]:
+        if self.weight_logits is not None or self.place_logit is not None:
+            return self.weights(channel)
+        return FAMILIES[self.kind](self.degree, self.place, CHANNELS[channel])
+
     def forward(self, points: Sequence[Tensor], tokens: Tensor) -> Tensor:
-        features = torch.cat([self._normalise(blend(points, self.weights(name))) for name in self.channels], -1)
-        embedded = self.projection(features.to(self.projection.weight.dtype))
+        features: list[Tensor] = []
+        for name in self.channels:
+            features += points if name == NEIGHBOURS else [blend(points, self._taps(name))]
+        normalised = torch.cat([self._normalise(each) for each in features], -1)
+        embedded = self.projection(normalised.to(self.projection.weight.dtype))
         if self.fusion == "replace":
             return embedded
         if self.gate is not None:

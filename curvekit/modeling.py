@@ -6,16 +6,20 @@ curve belongs to the base model, so whoever calls that and then the head trains 
 ``plain`` the model is transformers' own, weight for weight and logit for logit.
 
 In generation the encoder's past lives in the same cache as the model's, as further layers behind the model's own:
-first one with the states of all positions, which the curve reads, then those of a causal encoder. Reordering for
-beams, cropping for assisted decoding and selecting from a batch then need no code here.
+first one with the states of all positions, which the curve reads, then those of a causal encoder, then one for each
+site at which neighbouring states are mixed. Reordering for beams, cropping for assisted decoding and selecting from a
+batch then need no code here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -41,6 +45,7 @@ from curvekit.curves import CurveEmbedding, control_points, sinusoidal_positions
 from curvekit.encoders import ContextEncoder
 from curvekit.errors import CurvekitError
 from curvekit.gpt_neo import InterfacedGPTNeoAttention, InterfacedGPTNeoModel
+from curvekit.mixers import Mixer
 from curvekit.recipes import ATTENTIONS
 
 
@@ -48,6 +53,25 @@ def _own_implementation(config: Any) -> str | None:
     """The name of a recipe's attention among transformers', or None where it is softmax."""
     member = ATTENTIONS[config.attention]
     return None if member == "softmax" else implementation(member)
+
+
+class _Reading(NamedTuple):
+    """What the mixers inside the blocks must know of the forward that is running."""
+
+    mask: Tensor | None
+    documents: Tensor | None
+    layers: dict[str, Any]  # of the cache, by mixer
+
+
+def _seen(layer: Any) -> int | Tensor:
+    """How many positions a layer of the cache holds; a static layer counts in place, so its number is copied."""
+    seen = layer.get_seq_length()
+    return seen.clone() if isinstance(seen, Tensor) else seen
+
+
+def _kept(layer: Any, states: Tensor) -> Tensor:
+    """Put states ``[batch, time, width]`` into a layer of the cache; those of all positions."""
+    return layer.update(states.unsqueeze(1), states.new_empty(*states.shape[:2], 0).unsqueeze(1))[0][:, 0]
 
 
 class _Attending:
@@ -69,15 +93,25 @@ class _Attending:
             )
         super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
+    def _set_gradient_checkpointing(self, *args: Any, **settings: Any) -> None:
+        """As the base's; a block that is computed again is told what it was told the first time."""
+        base: Any = self if isinstance(self, CurveMixin) else self.base_model  # type: ignore[attr-defined]
+        if base.mixers:
+            func = settings.get("gradient_checkpointing_func", torch.utils.checkpoint.checkpoint)
+            settings["gradient_checkpointing_func"] = base._telling(func)
+        super()._set_gradient_checkpointing(*args, **settings)  # type: ignore[misc]
+
 
 class CurveMixin(_Attending):
     """A base model below its head, with a curve embedding at its input and SoftEMax in its attention.
 
-    A subclass names ``blocks`` (the list of its blocks), ``embeddings`` (its embedding modules) and ``attention`` (the
-    class of its attention modules), and hands the arguments of its ``forward`` to :meth:`_prepared`.
+    A subclass names ``blocks`` (the list of its blocks), ``norms`` (a block's, before attention and before the MLP),
+    ``embeddings`` (its embedding modules) and ``attention`` (the class of its attention modules), and hands the
+    arguments of its ``forward`` to :meth:`_run`. One forward runs at a time.
     """
 
     blocks: str
+    norms: tuple[str, str]
     embeddings: tuple[str, ...]
     attention: type[nn.Module]
 
@@ -109,10 +143,30 @@ class CurveMixin(_Attending):
                 normalisation=config.normalisation,
                 fusion=config.fusion,
             )
+        self.mixers = nn.ModuleDict()
+        self._reading: _Reading | None = None
+        for name in self._site_names():
+            self.mixers[name] = Mixer(
+                config.mixer,
+                config.hidden_size,
+                degree=config.degree,
+                weights=config.curve_weights,
+                channels=config.channels,
+                start=config.site_gate,
+            )
+            site, _, number = name.partition("_")
+            if number:  # a hook, so that the base's modules keep their names and their code
+                norm = getattr(getattr(self, self.blocks)[int(number)], self.norms[site == "mlp"])
+                norm.register_forward_hook(functools.partial(self._mix_norm, name))
         if config.leaks:
             config.use_cache = False  # what a position says changes when later words arrive: no past can be kept
         self.post_init()  # type: ignore[attr-defined]
         self.train()
+
+    def _site_names(self) -> list[str]:
+        numbers = range(self.config.num_hidden_layers)
+        sites: Any = self.config.sites
+        return [f"{s}_{i}" for i in numbers for s in sites if s != "embedding"] + ["embedding"] * ("embedding" in sites)
 
     def _attentions(self) -> list[nn.Module]:
         return [module for module in getattr(self, self.blocks).modules() if isinstance(module, self.attention)]
@@ -120,7 +174,7 @@ class CurveMixin(_Attending):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
-        if isinstance(module, CurveEmbedding):
+        if isinstance(module, (CurveEmbedding, Mixer)):
             module.reset_parameters()
         elif isinstance(module, self.attention) and hasattr(module, "log_sink"):
             init.constant_(module.get_parameter("log_sink"), self.config.log_sink)
@@ -138,6 +192,13 @@ class CurveMixin(_Attending):
             return []
         count = {"embeddings": 0, "all_but_head": len(blocks)}.get(which)
         return [*(getattr(self, name) for name in self.embeddings), *blocks[: int(which) if count is None else count]]
+
+    def _run(self, forward: Callable[..., Any], *arguments: Any, **others: Any) -> Any:
+        """The base's own ``forward`` of what :meth:`_prepared` makes of the arguments, and of others as they are."""
+        try:
+            return forward(**self._prepared(*arguments), **others)
+        finally:
+            self._reading = None
 
     def _prepared(
         self,
@@ -174,9 +235,14 @@ class CurveMixin(_Attending):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         grow(past_key_values)
-        if config.source != "none":
-            if padding_mask is None and attention_mask is not None and attention_mask.ndim == 2:
-                padding_mask = attention_mask
+        if padding_mask is None and attention_mask is not None and attention_mask.ndim == 2:
+            padding_mask = attention_mask
+        if self.mixers:
+            layers = self._own_layers(past_key_values)
+            self._reading = _Reading(
+                padding_mask, documents, dict(zip(self.mixers, layers[len(layers) - len(self.mixers) :], strict=False))
+            )
+        if config.source != "none" or "embedding" in self.mixers:
             inputs_embeds = self._embed(
                 input_ids, inputs_embeds, padding_mask, position_ids, past_key_values, documents
             )
@@ -203,10 +269,10 @@ class CurveMixin(_Attending):
         config: CurveConfigMixin = self.config
         tokens = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore
         batch, time = tokens.shape[:2]
+        if config.source == "none":
+            return self._mixed("embedding", tokens)
         layers = self._own_layers(cache)
-        past: int | Tensor = layers[0].get_seq_length() if layers else 0
-        if isinstance(past, Tensor):
-            past = past.clone()  # a static layer counts in place
+        past = _seen(layers[0]) if layers else 0
         if documents is not None:
             documents = documents.expand(batch, -1)
         if self.encoder is None:
@@ -219,17 +285,53 @@ class CurveMixin(_Attending):
             self._check_room(past, time, position_ids)
             if position_ids is None:
                 position_ids = (torch.arange(time, device=tokens.device) + past).unsqueeze(0)
-            encoder_cache = Cache(layers=layers[1:]) if layers and self.encoder.cache_layers else None
+            encoders = layers[1 : 1 + self.encoder.cache_layers]
+            encoder_cache = Cache(layers=encoders) if encoders else None
             states = self.encoder(input_ids, mask, position_ids.expand(batch, -1), encoder_cache, documents)
         if layers:
-            states = layers[0].update(states.unsqueeze(1), states.new_empty(*states.shape[:2], 0).unsqueeze(1))[0][:, 0]
+            states = _kept(layers[0], states)
         points = control_points(states, config.degree, config.window, mask, past, time, documents)
         embeds = self.curve(points, tokens)
+        if "embedding" in self.mixers:
+            embeds = self._mixed("embedding", embeds)
         if config.positions == "sinusoidal":
             if position_ids is None:
                 position_ids = (torch.arange(time, device=tokens.device) + past).unsqueeze(0)
             embeds = embeds + sinusoidal_positions(position_ids, embeds.shape[-1]).to(embeds.dtype)
         return embeds
+
+    def _mix_norm(self, name: str, norm: nn.Module, inputs: Any, states: Tensor) -> Tensor:
+        return self._mixed(name, states)
+
+    def _mixed(self, name: str, states: Tensor) -> Tensor:
+        """The states ``[batch, time, width]`` after the mixer of that name."""
+        reading, time = self._reading, states.shape[1]
+        mixer: Any = self.mixers[name]
+        if reading is None:
+            raise CurvekitError("a block with a mixer runs within its model only, which knows masks and the past")
+        layer = reading.layers.get(name)
+        past = 0 if layer is None else _seen(layer)
+        if layer is not None:
+            states = _kept(layer, states)
+        documents = None if reading.documents is None else reading.documents.expand(len(states), -1)
+        return mixer(control_points(states, mixer.degree, "trailing", reading.mask, past, time, documents))
+
+    def _telling(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+        """A gradient checkpoint whose function reads again what it read first, after the forward is over."""
+
+        def run(function: Callable[..., Any], *arguments: Any) -> Any:
+            reading = self._reading
+
+            def again(*arguments: Any) -> Any:
+                before, self._reading = self._reading, reading
+                try:
+                    return function(*arguments)
+                finally:
+                    self._reading = before
+
+            return checkpoint(again, *arguments)
+
+        return run
 
     def _check_room(self, past: int | Tensor, time: int, position_ids: Tensor | None) -> None:
         """Refuse more positions than there are; a row of several documents may hold more tokens than that."""
@@ -248,7 +350,9 @@ class CurveMixin(_Attending):
         if cache is None:
             return []
         first = self.config.num_hidden_layers
-        wanted = first + 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
+        wanted = first + len(self.mixers)
+        if self.config.source != "none":
+            wanted += 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
         while len(cache.layers) < wanted:
             like: Any = cache.layers[0] if cache.layers else GrowingLayer()
             cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
@@ -319,7 +423,7 @@ class CurveForCausalLMMixin(_Attending):
         # Named, because `generate` reads from the signature whether embeddings may stand in for the prompt.
         inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-        if self.config.source != "none" and mask is not None and mask.ndim == 2:
+        if self.config.reads_neighbours and mask is not None and mask.ndim == 2:
             if isinstance(cache, Cache) and cache.is_compileable:  # of one shape at every step, or each recompiles
                 mask = nn.functional.pad(mask, (0, cache.layers[0].max_cache_len - mask.shape[1]))
             inputs["padding_mask"] = mask
@@ -331,7 +435,7 @@ class CurveForCausalLMMixin(_Attending):
         Raises:
             CurvekitError: any other recipe: continuous batching keeps no past for the curve and has no SoftEMax.
         """
-        if self.config.source != "none" or self.config.attention != "softmax":
+        if self.config.reads_neighbours or self.config.attention != "softmax":
             raise CurvekitError(
                 f"generate_batch keeps no past for the recipe {self.config.recipe!r} and would write another text; "
                 "use generate, which takes a batch of prompts"
@@ -344,6 +448,7 @@ class CurveGPT2Model(CurveMixin, GPT2Model):
 
     config_class = CurveGPT2Config
     blocks, embeddings, attention = "h", ("wte", "wpe"), GPT2Attention
+    norms = ("ln_1", "ln_2")
 
     def forward(  # type: ignore[override]
         self,
@@ -362,10 +467,8 @@ class CurveGPT2Model(CurveMixin, GPT2Model):
         Raises:
             CurvekitError: as :meth:`CurveMixin._prepared`.
         """
-        prepared = self._prepared(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask
-        )
-        return super().forward(token_type_ids=token_type_ids, **prepared, **kwargs)
+        own = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask)
+        return self._run(super().forward, *own, token_type_ids=token_type_ids, **kwargs)
 
 
 class CurveGPT2LMHeadModel(CurveForCausalLMMixin, GPT2LMHeadModel):
@@ -379,6 +482,7 @@ class CurveGPTNeoModel(CurveMixin, InterfacedGPTNeoModel):
 
     config_class = CurveGPTNeoConfig
     blocks, embeddings, attention = "h", ("wte", "wpe"), InterfacedGPTNeoAttention
+    norms = ("ln_1", "ln_2")
 
     def forward(  # type: ignore[override]
         self,
@@ -397,10 +501,8 @@ class CurveGPTNeoModel(CurveMixin, InterfacedGPTNeoModel):
         Raises:
             CurvekitError: as :meth:`CurveMixin._prepared`.
         """
-        prepared = self._prepared(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask
-        )
-        return super().forward(token_type_ids=token_type_ids, **prepared, **kwargs)
+        own = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask)
+        return self._run(super().forward, *own, token_type_ids=token_type_ids, **kwargs)
 
 
 class CurveGPTNeoForCausalLM(CurveForCausalLMMixin, GPTNeoForCausalLM):
@@ -415,6 +517,7 @@ class CurveLlamaModel(CurveMixin, LlamaModel):
 
     config_class = CurveLlamaConfig
     blocks, embeddings, attention = "layers", ("embed_tokens",), LlamaAttention
+    norms = ("input_layernorm", "post_attention_layernorm")
 
     def forward(  # type: ignore[override]
         self,
@@ -432,10 +535,8 @@ class CurveLlamaModel(CurveMixin, LlamaModel):
         Raises:
             CurvekitError: as :meth:`CurveMixin._prepared`.
         """
-        prepared = self._prepared(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask
-        )
-        return super().forward(**prepared, **kwargs)
+        own = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask)
+        return self._run(super().forward, *own, **kwargs)
 
 
 class CurveLlamaForCausalLM(CurveForCausalLMMixin, LlamaForCausalLM):

@@ -171,8 +171,15 @@ def softemax(
         if mask.dtype != torch.bool:
             scores = scores + member.sign * mask.masked_fill(hidden, 0.0)
         scores = scores.masked_fill(hidden, -member.sign * math.inf)
-    sink = torch.as_tensor(sink, dtype=scores.dtype, device=scores.device)
+    sink = on_device(sink, scores.dtype, scores.device)
     return _SoftEMaxFunction.apply(scores, sink, dim, member.sign, member.sums_keys).to(x.dtype)
+
+
+def on_device(number: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor there, without a copy that would wait for a GPU (and that a CUDA graph cannot hold)."""
+    if isinstance(number, Tensor):
+        return number.to(device, dtype)
+    return torch.full((), number, dtype=dtype, device=device)
 
 
 class SoftEMax(nn.Module):

@@ -1,7 +1,8 @@
 """Recipes: named variants of a model, and the settings that each of them is.
 
 A recipe's parts: where the states come from that the curve runs through (``source``), what they see (``context``), the
-curve, and the attention. ``plain`` (on a GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
+curve, what mixes neighbouring states inside the blocks (``sites``), and the attention. ``plain`` (on a
+GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ ATTENTIONS = {  # what `attention` may be, and the member of the family that it 
 }
 FIXED_SINKS = ("softmax", "softmax1")  # attentions whose sink cannot be set
 
+_THREE = ("point", "tangent", "curvature")
+_BLOCKS = ("attention", "mlp")
+
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "gpt2": {},
@@ -42,6 +46,28 @@ RECIPES: dict[str, dict[str, Any]] = {
     "random-encoder": {"source": "encoder", "random_encoder": True},
     "curve-causal": {"source": "encoder", "context": "causal"},
     "sink": {"attention": "sink"},
+    "softmax1": {"attention": "softmax1"},
+    # members of the family of curves
+    "curve3": {"source": "encoder", "channels": _THREE},
+    "curve3+softemax": {"source": "encoder", "channels": _THREE, "attention": "softemax"},
+    "self-curve3": {"source": "self", "channels": _THREE},
+    "curve3-places": {"source": "encoder", "channels": _THREE, "learn_place": True},
+    "learned": {"source": "encoder", "curve_weights": "learned"},
+    "bspline": {"source": "encoder", "curve_weights": "bspline"},
+    # a curve through the hidden states of every block
+    "sites": {"sites": _BLOCKS},
+    "sites-attention": {"sites": ("attention",)},
+    "sites-mlp": {"sites": ("mlp",)},
+    "sites-zero": {"sites": _BLOCKS, "site_gate": 0.0},
+    "curve3+sites": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS},
+    "curve3+sites+softemax": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS, "attention": "softemax"},
+    "self-curve3+sites": {"source": "self", "channels": _THREE, "sites": _BLOCKS},
+    # peers, as others published them
+    "smear": {"sites": ("embedding",), "mixer": "smear", "site_gate": 0.0},
+    "canon": {"sites": _BLOCKS, "mixer": "canon"},
+    "canon-a": {"sites": ("attention",), "mixer": "canon"},
+    "token-shift": {"sites": _BLOCKS, "mixer": "shift"},
+    "trigram": {"source": "self", "channels": ("neighbours",)},
 }
 
 

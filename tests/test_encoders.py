@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from curvekit.bases.berts import load_bert, load_encoder
-from curvekit.bases.building import plain_bert
+from curvekit.bases.berts import load_bert, load_encoder, plain_bert
 from curvekit.encoders import ContextEncoder, bridge, bridged_table
 from curvekit.errors import CurvekitError
 from curvekit.text.tokenization import train_bpe

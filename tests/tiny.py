@@ -14,6 +14,11 @@ def builder(base, encoder, tokenizer):
         curve = getattr(model.base_model, "curve", None)
         if open_gate and curve is not None and curve.gate is not None:
             torch.nn.init.constant_(curve.gate, 0.7)
+        for mixer in model.base_model.mixers.values() if open_gate else ():
+            if mixer.kind == "smear":
+                torch.nn.init.constant_(mixer.smear, 0.7)
+            elif mixer.kind == "curve":
+                torch.nn.init.constant_(mixer.gates, 0.7)
         return model
 
     return build

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
 from curvekit.bases.weights import load_checked
 from curvekit.encoders import bridge, bridged_table
 from curvekit.errors import CurvekitError
+from curvekit.files import read_json, write_atomically, write_json
 from curvekit.modes import quiet
 
 
@@ -54,14 +57,68 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
         return model, AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
 
 
+TABLE = "table.safetensors"
+
+
+def save_table(bert: BertModel, folder: str | Path) -> Path:
+    """Write the bridged table of :func:`load_encoder` and the BERT's configuration: an encoder of static context.
+
+    Such a folder stands in for the checkpoint where that is too large to carry; no BERT can be made of it.
+    """
+    folder = Path(folder)
+    write_json(folder / "config.json", {"model_type": "bert"} | plain_bert(bert.config))
+    words = bert.embeddings.word_embeddings.weight.detach().contiguous()
+    write_atomically(folder / TABLE, lambda file: file.write(save({"table": words})))
+    return folder
+
+
+def load_table(folder: str | Path) -> BertModel:
+    """A BERT without layers whose words are a table of :func:`save_table`, and whose configuration is the whole one's.
+
+    Raises:
+        CurvekitError: the folder's table is not of its configuration's shape.
+    """
+    fields = {name: value for name, value in read_json(Path(folder) / "config.json").items() if name != "model_type"}
+    config = BertConfig(**fields, pad_token_id=None)
+    table = load_file(Path(folder) / TABLE)["table"]
+    if tuple(table.shape) != (config.vocab_size, config.hidden_size):
+        raise CurvekitError(f"{folder} holds a table of {tuple(table.shape)}; expected what save_table wrote")
+    with torch.random.fork_rng(devices=[]):
+        bert = BertModel(BertConfig(**fields | {"num_hidden_layers": 0}, pad_token_id=None), add_pooling_layer=False)
+    bert.embeddings.word_embeddings = nn.Embedding.from_pretrained(table, freeze=False)
+    bert.config = config
+    return bert.eval()
+
+
+def plain_bert(config: Any) -> dict[str, Any]:
+    """The part of a BERT configuration that shapes the model."""
+    names = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+        "layer_norm_eps", "initializer_range",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in names}
+
+
 def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> BertModel:
     """A BERT that reads ``tokenizer``'s token ids: its word-embedding table is the bridged one.
 
     Args:
-        name: ``minilm``, a hub name such as ``bert-base-uncased``, or a folder.
+        name: ``minilm``, a hub name such as ``bert-base-uncased``, or a folder; also one of :func:`save_table`.
         tokenizer: the language model's tokeniser.
         vocab_size: rows of the table, at least ``len(tokenizer)``; rows beyond it are zero.
+
+    Raises:
+        CurvekitError: a saved table is another vocabulary's.
     """
+    if (Path(name) / TABLE).exists():
+        saved = load_table(name)
+        if saved.config.vocab_size != (vocab_size or len(tokenizer)):
+            raise CurvekitError(
+                f"the table in {name} has {saved.config.vocab_size} rows, the vocabulary {vocab_size or len(tokenizer)}"
+                " entries; save it for this tokenizer"
+            )
+        return saved
     bert, wordpieces = load_bert(name)
     table = bridged_table(bert.embeddings.word_embeddings.weight.detach(), bridge(tokenizer, wordpieces))
     rows = nn.functional.pad(table, (0, 0, 0, max(0, (vocab_size or 0) - len(table))))

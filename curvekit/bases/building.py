@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.bases import hub
-from curvekit.bases.berts import load_encoder
+from curvekit.bases.berts import load_encoder, plain_bert
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.bases.weights import load_checked
 from curvekit.configuration import OWN_FIELDS
@@ -20,7 +20,7 @@ from curvekit.modes import quiet
 from curvekit.recipes import recipe_settings
 
 MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
-_ADDED = r"(^|\.)(curve|encoder)\.|\.log_sink$"  # tensors that curvekit adds to a base
+_ADDED = r"(^|\.)(curve|encoder|mixers)\.|\.log_sink$"  # tensors that curvekit adds to a base
 _BUFFERS = r"attn(\.attention)?\.(masked_)?bias$|rotary_emb\.inv_freq$"  # of older versions of transformers
 _GIVEN = {"encoder", "encoder_config", "base_is_random"}  # what follows from the other arguments
 
@@ -65,6 +65,11 @@ def build_model(
         if settings.get("source") == "encoder":
             tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
             bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
+            if (
+                len(bert.encoder.layer) < bert.config.num_hidden_layers
+                and settings.get("context", "static") != "static"
+            ):
+                raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
             settings |= {"encoder": encoder, "encoder_config": plain_bert(bert.config)}
         config: Any = architecture.config(**fields | {"base_is_random": scratch} | settings)
         if scratch:
@@ -197,13 +202,3 @@ def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
     if untied:
         model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
     return model
-
-
-def plain_bert(config: Any) -> dict[str, Any]:
-    """The part of a BERT configuration that shapes the model."""
-    names = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-        "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
-        "layer_norm_eps", "initializer_range",
-    )  # fmt: skip
-    return {name: getattr(config, name) for name in names}

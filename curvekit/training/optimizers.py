@@ -10,6 +10,7 @@ Scalable for LLM Training. The optimisers themselves are torch's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,8 +62,8 @@ class MuonAndAdamW(Optimizer):
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay pulls a parameter towards zero: matrices, but not the logits of a curve's weights."""
-    return parameter.ndim >= 2 and not name.endswith("weight_logits")
+    """Whether weight decay pulls a parameter towards zero: matrices, but not the weights of a curve or a kernel."""
+    return parameter.ndim >= 2 and not name.endswith(("weight_logits", "kernel_weights", "gates"))
 
 
 def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAndAdamW:
@@ -71,15 +72,121 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAnd
     Raises:
         CurvekitError: no block is trained.
     """
+    blocks, tables, vectors = _parts(model)
+    return MuonAndAdamW(
+        [{"params": list(blocks.values()), "weight_decay": weight_decay}],
+        [
+            {"params": list(tables.values()), "weight_decay": weight_decay},
+            {"params": list(vectors.values()), "weight_decay": 0.0},
+        ],
+        learning_rate,
+    )
+
+
+def _parts(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The trained parameters by name: matrices of the blocks, other matrices, and what does not decay."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
     if not blocks:
         raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
     rest = {name: p for name, p in trained.items() if name not in blocks}
-    tables = [p for name, p in rest.items() if decays(name, p)]
-    vectors = [p for name, p in rest.items() if not decays(name, p)]
-    return MuonAndAdamW(
-        [{"params": list(blocks.values()), "weight_decay": weight_decay}],
-        [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        learning_rate,
-    )
+    tables = {name: p for name, p in rest.items() if decays(name, p)}
+    return blocks, tables, {name: p for name, p in rest.items() if name not in tables}
+
+
+class StackedMuon(Optimizer):
+    """torch's Muon (``match_rms_adamw``), with all matrices of one shape in one product and a rate that is a tensor.
+
+    The updates are those of torch's to the rounding of bfloat16. A step asks the device for nothing, so that a GPU is
+    not waited for and a CUDA graph can hold it.
+    """
+
+    def __init__(
+        self, params: Any, lr: Tensor, weight_decay: float = 0.1, momentum: float = 0.95, iterations: int = 5
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "iterations": iterations}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(p.shape, []).append(p)
+            for shape, params in shapes.items():
+                for p in params:
+                    if not self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                gradients = [p.grad for p in params if p.grad is not None]
+                momenta = [self.state[p]["momentum_buffer"] for p in params]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+                updates = orthogonalised(torch.stack(list(ahead)), group["iterations"]).to(params[0].dtype)
+                updates *= -0.2 * math.sqrt(max(shape)) * group["lr"]
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(updates.unbind()))
+
+
+def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Bring the singular values of ``[count, rows, columns]`` near one, by Newton-Schulz's iteration in bfloat16."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.bfloat16()
+    x = x.mT if tall else x
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class DeviceMuon:
+    """:func:`muon` for a step that stays on the device: stacked Muon, fused AdamW, rates that are tensors.
+
+    Args:
+        model: as of :func:`muon`.
+        weight_decay: of matrices.
+        own_rate: the rate of what curvekit adds (curve, mixers, sinks) is so many times the rate of the rest.
+    """
+
+    def __init__(self, model: nn.Module, weight_decay: float, own_rate: float = 1.0) -> None:
+        device = next(model.parameters()).device
+        self.own_rate = own_rate
+        self.rate, self.own = torch.zeros((), device=device), torch.zeros((), device=device)
+        blocks, tables, vectors = _parts(model)
+        groups = [
+            {"params": [p for name, p in part.items() if _is_own(name) == own], "weight_decay": decay, "lr": rate}
+            for part, decay in ((tables, weight_decay), (vectors, 0.0))
+            for own, rate in ((False, self.rate), (True, self.own))
+        ]
+        self.parts: tuple[Optimizer, ...] = (
+            StackedMuon([{"params": list(blocks.values())}], self.rate, weight_decay),
+            AdamW([each for each in groups if each["params"]], fused=True, capturable=device.type == "cuda"),
+        )
+        self.parameters = [p for part in (blocks, tables, vectors) for p in part.values()]
+
+    @torch.no_grad()
+    def step(self, rate: Tensor) -> None:
+        """Step at ``rate``, a tensor without dimensions on the device."""
+        self.rate.copy_(rate)
+        self.own.copy_(rate * self.own_rate)
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Back to the state before the first step, in place."""
+        for part in self.parts:
+            for state in part.state.values():
+                for value in state.values():
+                    value.zero_()
+
+
+def _is_own(name: str) -> bool:
+    return ".curve." in name or ".mixers." in name or name.endswith("log_sink")
