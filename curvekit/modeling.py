@@ -12,7 +12,6 @@ beams, cropping for assisted decoding and selecting from a batch then need no co
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -478,7 +477,6 @@ ARCHITECTURES: dict[str, Architecture] = {  # by transformers' model type
 
 
 for _each in ARCHITECTURES.values():
-    with contextlib.suppress(ValueError):  # registered already, when the module is reloaded
-        AutoConfig.register(_each.config.model_type, _each.config)
-        AutoModel.register(_each.config, _each.model.base)
-        AutoModelForCausalLM.register(_each.config, _each.model)
+    AutoConfig.register(_each.config.model_type, _each.config, exist_ok=True)
+    AutoModel.register(_each.config, _each.model.base, exist_ok=True)
+    AutoModelForCausalLM.register(_each.config, _each.model, exist_ok=True)
