@@ -101,6 +101,24 @@ class CurveConfigMixin:
             return positions
         return min(positions, (self.encoder_config or {}).get("max_position_embeddings", positions))
 
+    @property
+    def past_layers(self) -> int:
+        """How many layers a cache holds behind those of the blocks: the curve's states, and a causal encoder's own."""
+        if self.source == "none" or self.leaks:
+            return 0
+        reads_back = self.source == "encoder" and self.context == "causal"
+        return 1 + ((self.encoder_config or {}).get("num_hidden_layers", 0) if reads_back else 0)
+
+    @property
+    def per_layer_config(self) -> list[Any]:
+        """One configuration for each layer of a cache: transformers makes as many as there are of these."""
+        theirs = list(super().per_layer_config)  # type: ignore[misc]
+        return theirs + theirs[-1:] * self.past_layers
+
+    @per_layer_config.setter
+    def per_layer_config(self, _: Any) -> None:
+        raise CurvekitError("curvekit's models have layers of one shape; leave per_layer_config out")
+
 
 @functools.cache
 def _own_hints() -> dict[str, Any]:

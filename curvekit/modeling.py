@@ -120,7 +120,8 @@ class CurveMixin(_Attending):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, CurveEmbedding):
-            module.reset_parameters()
+            for parameter, start in module.starts():
+                init.copy_(parameter, start)  # which leaves alone what a checkpoint has filled
         elif isinstance(module, self.attention) and hasattr(module, "log_sink"):
             init.constant_(module.get_parameter("log_sink"), self.config.log_sink)
 
@@ -247,8 +248,7 @@ class CurveMixin(_Attending):
         if cache is None:
             return []
         first = self.config.num_hidden_layers
-        wanted = first + 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
-        while len(cache.layers) < wanted:
+        while len(cache.layers) < first + self.config.past_layers:
             like: Any = cache.layers[0] if cache.layers else GrowingLayer()
             cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
         return cache.layers[first:]
@@ -323,6 +323,10 @@ class CurveForCausalLMMixin(_Attending):
                 mask = nn.functional.pad(mask, (0, cache.layers[0].max_cache_len - mask.shape[1]))
             inputs["padding_mask"] = mask
         return inputs
+
+    def _get_static_cache_init_shape(self) -> Any:
+        """As the base's; None, which means later, where the cache has layers of the curve's, of a shape of their own."""
+        return None if self.config.past_layers else super()._get_static_cache_init_shape()  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, for a recipe without a curve and with softmax.

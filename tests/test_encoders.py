@@ -120,5 +120,5 @@ def test_the_weights_are_read_from_safetensors_only(tmp_path, tiny_encoder):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_encoder / name).read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(CurvekitError, match="no whole weights in model.safetensors"):
         load_bert(str(tmp_path))

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokeniz
 
 from curvekit.bases import hub
 from curvekit.encoders import bridge, bridged_table
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, first_line
 from curvekit.modes import quiet
 
 
@@ -42,12 +42,48 @@ def locate_encoder(name: str) -> str:
 
 
 def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]:
-    """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only."""
+    """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only.
+
+    Raises:
+        CurvekitError: as :func:`locate_encoder`; or weights or tokeniser are missing, cut off, or not each other's.
+    """
     where = locate_encoder(name)
+    local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
-        local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
-        model = BertModel.from_pretrained(where, add_pooling_layer=False, use_safetensors=True, **local)
-        return model.eval(), AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        try:
+            model, found = BertModel.from_pretrained(
+                where,
+                add_pooling_layer=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                **local,
+            )
+        except Exception as error:  # safetensors and transformers share nothing narrower
+            raise CurvekitError(
+                f"the encoder {name!r} has no whole weights in model.safetensors ({first_line(error)}); copy it again"
+            ) from error
+        try:
+            wordpieces = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise CurvekitError(
+                f"the encoder {name!r} has no readable tokeniser ({first_line(error)}); copy it again"
+            ) from error
+    if unfit := sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]):
+        raise CurvekitError(
+            f"in the weights of the encoder {name!r}, {len(unfit)} tensors are missing or of another shape than its "
+            f"config.json says, {unfit[0]} among them; copy it again"
+        )
+    vocabulary = wordpieces.get_vocab()
+    if not set(vocabulary) - set(wordpieces.all_special_tokens):  # transformers makes one of nothing
+        raise CurvekitError(f"the encoder {name!r} has no tokeniser files; put its tokenizer.json or vocab.txt beside it")
+    rows, last = model.config.vocab_size, max(vocabulary.values())
+    if last >= rows:
+        raise CurvekitError(
+            f"the tokeniser of the encoder {name!r} has ids up to {last}, its table of embeddings {rows} rows: they are "
+            "of different models"
+        )
+    return model.eval(), wordpieces
 
 
 def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> BertModel:
@@ -57,6 +93,9 @@ def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int 
         name: ``minilm``, a hub name such as ``bert-base-uncased``, or a folder.
         tokenizer: the language model's tokeniser.
         vocab_size: rows of the table, at least ``len(tokenizer)``; rows beyond it are zero.
+
+    Raises:
+        CurvekitError: as :func:`load_bert`.
     """
     bert, wordpieces = load_bert(name)
     table = bridged_table(bert.embeddings.word_embeddings.weight.detach(), bridge(tokenizer, wordpieces))
