@@ -363,13 +363,22 @@ _HARMLESS = {  # of what models pass on: the mask has it already, or it concerns
 }  # fmt: skip
 
 
-def refuse_unknown(module: nn.Module, attention_mask: Tensor | None, given: dict[str, Any]) -> None:
-    """Refuse what would change the weights and is not a part of the formula, rather than leave it out unsaid."""
+def refuse_unknown(module: nn.Module, separated: bool, given: dict[str, Any]) -> None:
+    """Refuse what would change the weights and is not a part of the formula, rather than leave it out unsaid.
+
+    Args:
+        module: whose attention it is.
+        separated: whether a mask, or positions that start anew, separate the sequences of a row already.
+        given: the arguments beyond those that are honoured.
+
+    Raises:
+        CurvekitError: as said.
+    """
     for name, value in given.items():
         if value is None or name in _HARMLESS:
             continue
-        if name.startswith("cu_seq_lens") and attention_mask is not None:
-            continue  # which separates the sequences
+        if separated and (name.startswith("cu_seq_lens") or name == "seq_idx"):
+            continue
         known = {"softcap": "a soft cap on its scores", "s_aux": "sinks of its own", "sinks": "sinks of its own"}
         what = known.get(name, f"the argument {name!r}")
         raise CurvekitError(
@@ -399,7 +408,7 @@ def _forward(
     Raises:
         CurvekitError: the model hands over what SoftEMax does not have: a soft cap, sinks of its own.
     """
-    refuse_unknown(module, attention_mask, kwargs)
+    refuse_unknown(module, attention_mask is not None, kwargs)
     queries, keys = query.shape[2], key.shape[2]
     is_causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     is_causal = is_causal and queries > 1 and attention_mask is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
@@ -45,6 +47,8 @@ class CurveConfigMixin:
         CurvekitError: a value of another type, an unknown name, more blocks than there are, or a sink for a member
             that has a fixed one.
     """
+
+    auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})  # no code to fetch: trl asks whom transformers lacks
 
     recipe: str = "plain"
     attention: str = "softmax"
@@ -123,7 +127,8 @@ class CurveConfigMixin:
 @functools.cache
 def _own_hints() -> dict[str, Any]:
     """The types of the fields that curvekit adds."""
-    return get_type_hints(CurveConfigMixin)
+    hints = get_type_hints(CurveConfigMixin)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
 OWN_FIELDS = frozenset(_own_hints())

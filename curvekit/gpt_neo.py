@@ -105,5 +105,6 @@ class InterfacedGPTNeoModel(GPTNeoModel):
             CurvekitError: one of them would change a member's weights.
         """
         if self.config._attn_implementation in IMPLEMENTATIONS:
-            refuse_unknown(self, kwargs.get("attention_mask"), {n: v for n, v in kwargs.items() if n not in _NAMED})
+            separated = not (kwargs.get("attention_mask") is None and kwargs.get("position_ids") is None)
+            refuse_unknown(self, separated, {name: value for name, value in kwargs.items() if name not in _NAMED})
         return super().forward(*args, **kwargs)
