@@ -325,7 +325,7 @@ class CurveForCausalLMMixin(_Attending):
         return inputs
 
     def _get_static_cache_init_shape(self) -> Any:
-        """As the base's; None, which means later, where the cache has layers of the curve's, of a shape of their own."""
+        """As the base's; None, which means later, where a cache has layers of the curve's, of other shapes."""
         return None if self.config.past_layers else super()._get_static_cache_init_shape()  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:

@@ -291,12 +291,12 @@ def damaged(tiny_encoder, folder, damage):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        ("no tokeniser", "has no tokeniser files; put its tokenizer.json or vocab.txt beside it"),
+        ("no tokeniser", "has no tokeniser files; put its tokenizer.json or vocab.txt beside its weights"),
         ("cut off tokeniser", "has no readable tokeniser"),
-        ("no weights", "has no whole weights in model.safetensors"),
-        ("cut off weights", "has no whole weights in model.safetensors"),
-        ("a tensor less", "1 tensors are missing or of another shape .* embeddings.word_embeddings.weight among them"),
-        ("another shape", "1 tensors are missing or of another shape .* embeddings.LayerNorm.bias among them"),
+        ("no weights", "encoder .* whole"),
+        ("cut off weights", "encoder .* whole"),
+        ("a tensor less", r"encoder .* embeddings\.word_embeddings\.weight"),
+        ("another shape", r"encoder .* embeddings\.LayerNorm\.bias"),
         ("ids beyond the table", r"has ids up to \d+, its table of embeddings 9 rows"),
     ],
 )

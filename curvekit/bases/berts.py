@@ -82,8 +82,8 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     rows, last = model.config.vocab_size, max(vocabulary.values())
     if last >= rows:
         raise CurvekitError(
-            f"the tokeniser of the encoder {name!r} has ids up to {last}, its table of embeddings {rows} rows: they are "
-            "of different models"
+            f"the tokeniser of the encoder {name!r} has ids up to {last}, its table of embeddings {rows} rows: they "
+            "belong to different models"
         )
     return model.eval(), wordpieces
 
