@@ -2,10 +2,12 @@
 
 The idea stands at the top: :mod:`~curvekit.normalisers`, :mod:`~curvekit.attention`, :mod:`~curvekit.curves`,
 :mod:`~curvekit.encoders`, :mod:`~curvekit.modeling` and :mod:`~curvekit.causality`. Around it are wings, each a folder
-that says what it is for. Names load on first use, so that ``import curvekit`` costs next to nothing.
+that says what it is for. Names load on first use, so that ``import curvekit`` costs next to nothing; transformers' auto
+classes open curvekit's models from then on.
 """
 
 from curvekit.lazy import public
+from curvekit.registration import announce
 
 __version__ = "0.1.0"
 
@@ -39,3 +41,5 @@ _HOMES = {
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)
 __all__ += ["__version__"]
+
+announce()

@@ -52,8 +52,8 @@ def softemax_attention(
 
     Agrees with :func:`eager_softemax_attention` to rounding, at the cost of
     ``torch.nn.functional.scaled_dot_product_attention``, with memory linear in the sequence length. Inputs that no
-    fused kernel takes (a mask that needs a gradient, values of another width, other devices) are computed by the
-    formula.
+    fused kernel takes (a mask that needs a gradient, values of another width, other devices), and what is exported
+    (``torch.export``, ONNX), are computed by the formula.
 
     Args:
         query: ``[batch, heads, queries, width]``.
@@ -84,7 +84,8 @@ def softemax_attention(
         return nn.functional.scaled_dot_product_attention(
             query, key, value, mask, is_causal=is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
-    if not (fused and _kernel(query, key, value, mask, is_causal)):
+    exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # to where our operators are unknown
+    if exporting or not (fused and _kernel(query, key, value, mask, is_causal)):
         return eager_softemax_attention(
             query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
         )[0]
@@ -358,18 +359,27 @@ def _attentions_wanted() -> bool:
 
 _HARMLESS = {  # of what models pass on: the mask has it already, or it concerns others
     "cache_position", "deterministic", "is_causal", "max_length_k", "max_length_q", "num_items_in_batch",
-    "output_hidden_states", "output_router_logits", "position_embeddings", "position_ids", "return_dict",
-    "sliding_window", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits", "position_embeddings", "position_ids",
+    "return_dict", "sliding_window", "use_cache",
 }  # fmt: skip
 
 
-def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, given: dict[str, Any]) -> None:
-    """Refuse what would change the weights and is not a part of the formula, rather than leave it out unsaid."""
+def refuse_unknown(module: nn.Module, separated: bool, given: dict[str, Any]) -> None:
+    """Refuse what would change the weights and is not a part of the formula, rather than leave it out unsaid.
+
+    Args:
+        module: whose attention it is.
+        separated: whether a mask, or positions that start anew, separate the sequences of a row already.
+        given: the arguments beyond those that are honoured.
+
+    Raises:
+        CurvekitError: as said.
+    """
     for name, value in given.items():
         if value is None or name in _HARMLESS:
             continue
-        if name.startswith("cu_seq_lens") and attention_mask is not None:
-            continue  # which separates the sequences
+        if separated and (name.startswith("cu_seq_lens") or name == "seq_idx"):
+            continue
         known = {"softcap": "a soft cap on its scores", "s_aux": "sinks of its own", "sinks": "sinks of its own"}
         what = known.get(name, f"the argument {name!r}")
         raise CurvekitError(
@@ -399,7 +409,7 @@ def _forward(
     Raises:
         CurvekitError: the model hands over what SoftEMax does not have: a soft cap, sinks of its own.
     """
-    _refuse_unknown(module, attention_mask, kwargs)
+    refuse_unknown(module, attention_mask is not None, kwargs)
     queries, keys = query.shape[2], key.shape[2]
     is_causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     is_causal = is_causal and queries > 1 and attention_mask is None
@@ -433,6 +443,9 @@ def implementation(variant: str) -> str:
     return "softemax" if variant == "stable" else f"softemax-{variant}"
 
 
+IMPLEMENTATIONS = frozenset(map(implementation, VARIANTS))
+
+
 @functools.cache
 def _takes_effect(model: Any) -> bool:
     """Whether a class of transformers computes its attention, masks included, as its interface's entry says."""
@@ -448,7 +461,7 @@ def check_supported(model: nn.Module) -> None:
     """
     config: Any = model.config
     asked = config._attn_implementation
-    if not (isinstance(asked, str) and asked in _OURS):
+    if not (isinstance(asked, str) and asked in IMPLEMENTATIONS):
         return
     kind: Any = type(model)
     if not _takes_effect(kind):
@@ -469,9 +482,6 @@ def _on_registration(module: nn.Module, name: str, submodule: nn.Module | None) 
 
     if isinstance(module, PreTrainedModel) and len(module._modules) == 0:
         check_supported(module)
-
-
-_OURS = frozenset(map(implementation, VARIANTS))
 
 
 def register() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
@@ -50,6 +52,8 @@ class CurveConfigMixin:
         CurvekitError: a value of another type, an unknown name, more blocks than there are, or a sink for a member
             that has a fixed one.
     """
+
+    auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})  # no code to fetch: trl asks whom transformers lacks
 
     recipe: str = "plain"
     attention: str = "softmax"
@@ -128,11 +132,40 @@ class CurveConfigMixin:
             return positions
         return min(positions, (self.encoder_config or {}).get("max_position_embeddings", positions))
 
+    @property
+    def mixer_names(self) -> list[str]:
+        """``attention_0``, ``mlp_0``, ... for each site of each block, and ``embedding``."""
+        blocks = range(self.num_hidden_layers)  # type: ignore[attr-defined]
+        inside = [f"{site}_{block}" for block in blocks for site in self.sites if site != "embedding"]
+        return inside + ["embedding"] * ("embedding" in self.sites)
+
+    @property
+    def past_layers(self) -> int:
+        """How many layers a cache holds behind the blocks' own: the curve's states, a causal encoder's, the mixers'."""
+        if self.leaks:
+            return 0
+        mixers = len(self.mixer_names)
+        if self.source == "none":
+            return mixers
+        reads_back = self.source == "encoder" and self.context == "causal"
+        return 1 + ((self.encoder_config or {}).get("num_hidden_layers", 0) if reads_back else 0) + mixers
+
+    @property
+    def per_layer_config(self) -> list[Any]:
+        """One configuration for each layer of a cache: transformers makes as many as there are of these."""
+        theirs = list(super().per_layer_config)  # type: ignore[misc]
+        return theirs + theirs[-1:] * self.past_layers
+
+    @per_layer_config.setter
+    def per_layer_config(self, _: Any) -> None:
+        raise CurvekitError("curvekit's models have layers of one shape; leave per_layer_config out")
+
 
 @functools.cache
 def _own_hints() -> dict[str, Any]:
     """The types of the fields that curvekit adds."""
-    return get_type_hints(CurveConfigMixin)
+    hints = get_type_hints(CurveConfigMixin)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
 OWN_FIELDS = frozenset(_own_hints())

@@ -16,7 +16,7 @@ Sources: P. Bezier and S. Bernstein for the polynomials; C. de Boor, "A Practica
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -157,11 +157,12 @@ def _ranked(
     real = torch.ones(batch, total, dtype=torch.bool, device=states.device) if mask is None else mask.to(torch.bool)
     real = nn.functional.pad(real, (0, total - real.shape[1]))  # a static cache has room for words yet to come
     upto = real.long().cumsum(-1)  # real words up to and with a position
-    order = torch.argsort((~real).to(torch.uint8), dim=-1, stable=True)  # rank of a real word -> its position
+    positions = torch.arange(total, device=states.device).expand(batch, -1)
+    order = positions.new_zeros(batch, total + 1)  # rank of a real word -> its position; the last place is for others
+    order = order.scatter(1, torch.where(real, upto - 1, total), positions)
     if documents is None:
         first, last = torch.zeros_like(upto), upto[:, -1:].expand(-1, total) - 1
     else:
-        positions = torch.arange(total, device=states.device).expand(batch, -1)
         changes = documents[:, 1:] != documents[:, :-1]
         begins, ends = nn.functional.pad(changes, (1, 0), value=True), nn.functional.pad(changes, (0, 1), value=True)
         start = torch.where(begins, positions, 0).cummax(-1).values
@@ -315,17 +316,23 @@ class CurveEmbedding(nn.Module):
         self.gate = nn.Parameter(torch.empty(width)) if fusion == "gate" else None
         self.reset_parameters()
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start the gate at zero, the places at ``place``, learned weights near Bernstein's."""
+    def starts(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Its parameters that start at given values, and these: gate 0, ``place``, weights near Bernstein's."""
         if self.gate is not None:
-            nn.init.zeros_(self.gate)
+            yield self.gate, torch.zeros_like(self.gate)
         if self.place_logit is not None:
-            nn.init.constant_(self.place_logit, math.log(max(self.place, 1e-3) / max(1 - self.place, 1e-3)))
+            logit = math.log(max(self.place, 1e-3) / max(1 - self.place, 1e-3))
+            yield self.place_logit, torch.full_like(self.place_logit, logit)
         if self.weight_logits is not None:
             # SoftEMax's weights sum to S / (S + C); at S = e^6 that is 0.96, near enough to 1 to start as Bernstein.
             start = 6 + bernstein_weights(self.degree, self.place).clamp(min=1e-6).log()
-            self.weight_logits.copy_(start.expand_as(self.weight_logits))
+            yield self.weight_logits, start.to(self.weight_logits).expand_as(self.weight_logits)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put every parameter of :meth:`starts` where it starts."""
+        for parameter, start in self.starts():
+            parameter.copy_(start)
 
     def weights(self, channel: str = "point") -> Tensor:
         """The weights now: ``[n + 1]``, or ``[states_width, n + 1]`` where they or their place are learned."""

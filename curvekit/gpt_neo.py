@@ -10,12 +10,15 @@ transformers' own class is run as it stands.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoModel, GPTNeoSelfAttention
+
+from curvekit.attention import IMPLEMENTATIONS, refuse_unknown
 
 
 class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
@@ -76,6 +79,9 @@ class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
         return key, value, mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
+_NAMED = frozenset(inspect.signature(GPTNeoModel.forward).parameters)
+
+
 class InterfacedGPTNeoModel(GPTNeoModel):
     """transformers' GPT-Neo below its head, with :class:`InterfacedGPTNeoAttention` in its blocks."""
 
@@ -92,3 +98,14 @@ class InterfacedGPTNeoModel(GPTNeoModel):
             theirs = block.attn.attention
             block.attn.attention = InterfacedGPTNeoAttention(config, theirs.attention_type, theirs.layer_id)
         self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As GPT-Neo's, whose blocks hand no further arguments to their attention.
+
+        Raises:
+            CurvekitError: one of them would change a member's weights.
+        """
+        if self.config._attn_implementation in IMPLEMENTATIONS:
+            separated = not (kwargs.get("attention_mask") is None and kwargs.get("position_ids") is None)
+            refuse_unknown(self, separated, {name: value for name, value in kwargs.items() if name not in _NAMED})
+        return super().forward(*args, **kwargs)

@@ -23,7 +23,7 @@ Sources: Allen-Zhu, "Physics of Language Models: Part 4.1" (2025), arXiv 2512.17
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,21 +80,28 @@ class Mixer(nn.Module):
             self.smear, self.sight = empty(1), empty(min(GATED, width))
         self.reset_parameters()
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Spread places and shifts over the channels; draw Canon's kernels as torch draws a convolution's."""
+    def starts(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Its parameters, and where they start: places and shifts spread over the channels, Canon's kernels drawn as
+        torch draws a convolution's."""
         if self.kind == "curve":
-            self.place_logit.copy_(torch.logit(_spread(self.place_logit)))
-            nn.init.zeros_(self.gates)
-            nn.init.constant_(self.gates[self.channels.index("point")], self.start)
+            yield self.place_logit, torch.logit(_spread(self.place_logit))
+            gates = torch.zeros_like(self.gates)
+            gates[self.channels.index("point")] = self.start
+            yield self.gates, gates
         elif self.kind == "canon":
             bound = (self.degree + 1) ** -0.5
-            nn.init.uniform_(self.kernel_weights, -bound, bound)
+            yield self.kernel_weights, torch.empty_like(self.kernel_weights).uniform_(-bound, bound)
         elif self.kind == "shift":
-            self.share.copy_(_spread(self.share))
+            yield self.share, _spread(self.share)
         else:
-            nn.init.constant_(self.smear, self.start)
-            nn.init.zeros_(self.sight)
+            yield self.smear, torch.full_like(self.smear, self.start)
+            yield self.sight, torch.zeros_like(self.sight)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put every parameter of :meth:`starts` where it starts."""
+        for parameter, start in self.starts():
+            parameter.copy_(start)
 
     def weights(self, channel: str = "point") -> Tensor:
         """The curve's weights now, ``[width, degree + 1]``."""

@@ -13,7 +13,6 @@ batch then need no code here.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -145,7 +144,7 @@ class CurveMixin(_Attending):
             )
         self.mixers = nn.ModuleDict()
         self._reading: _Reading | None = None
-        for name in self._site_names():
+        for name in config.mixer_names:
             self.mixers[name] = Mixer(
                 config.mixer,
                 config.hidden_size,
@@ -163,19 +162,15 @@ class CurveMixin(_Attending):
         self.post_init()  # type: ignore[attr-defined]
         self.train()
 
-    def _site_names(self) -> list[str]:
-        numbers = range(self.config.num_hidden_layers)
-        sites: Any = self.config.sites
-        return [f"{s}_{i}" for i in numbers for s in sites if s != "embedding"] + ["embedding"] * ("embedding" in sites)
-
     def _attentions(self) -> list[nn.Module]:
         return [module for module in getattr(self, self.blocks).modules() if isinstance(module, self.attention)]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
-        if isinstance(module, (CurveEmbedding, Mixer)):
-            module.reset_parameters()
+        if isinstance(module, CurveEmbedding | Mixer):
+            for parameter, start in module.starts():
+                init.copy_(parameter, start)  # which leaves alone what a checkpoint has filled
         elif isinstance(module, self.attention) and hasattr(module, "log_sink"):
             init.constant_(module.get_parameter("log_sink"), self.config.log_sink)
 
@@ -350,10 +345,7 @@ class CurveMixin(_Attending):
         if cache is None:
             return []
         first = self.config.num_hidden_layers
-        wanted = first + len(self.mixers)
-        if self.config.source != "none":
-            wanted += 1 + (self.encoder.cache_layers if self.encoder is not None else 0)
-        while len(cache.layers) < wanted:
+        while len(cache.layers) < first + self.config.past_layers:
             like: Any = cache.layers[0] if cache.layers else GrowingLayer()
             cache.layers.append(StaticLayer(like.max_cache_len) if isinstance(like, StaticLayer) else type(like)())
         return cache.layers[first:]
@@ -428,6 +420,10 @@ class CurveForCausalLMMixin(_Attending):
                 mask = nn.functional.pad(mask, (0, cache.layers[0].max_cache_len - mask.shape[1]))
             inputs["padding_mask"] = mask
         return inputs
+
+    def _get_static_cache_init_shape(self) -> Any:
+        """As the base's; None, which means later, where a cache has layers of the curve's, of other shapes."""
+        return None if self.config.past_layers else super()._get_static_cache_init_shape()  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, for a recipe without a curve and with softmax.
@@ -579,7 +575,6 @@ ARCHITECTURES: dict[str, Architecture] = {  # by transformers' model type
 
 
 for _each in ARCHITECTURES.values():
-    with contextlib.suppress(ValueError):  # registered already, when the module is reloaded
-        AutoConfig.register(_each.config.model_type, _each.config)
-        AutoModel.register(_each.config, _each.model.base)
-        AutoModelForCausalLM.register(_each.config, _each.model)
+    AutoConfig.register(_each.config.model_type, _each.config, exist_ok=True)
+    AutoModel.register(_each.config, _each.model.base, exist_ok=True)
+    AutoModelForCausalLM.register(_each.config, _each.model, exist_ok=True)

@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from curvekit.bases.building import architecture_of
+from curvekit.causality import future_leak
 from curvekit.errors import CurvekitError
 from curvekit.modeling import ARCHITECTURES
+from curvekit.normalisers import LOG_C
 from curvekit.recipes import RECIPES
 
 CAUSAL = [name for name in RECIPES if name != "published"]
@@ -48,6 +50,88 @@ def greedy(model, ids, steps=9):
         scores[:, model.config.eos_token_id] = -torch.inf
         ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
     return ids
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("recipe", ["gpt2", "plain"])
+def test_the_plain_recipe_is_transformers_own(make, base, recipe):
+    ours, theirs = without_dropout(make, recipe).eval(), AutoModelForCausalLM.from_pretrained(base).eval()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert ours.num_parameters() == theirs.num_parameters()
+    mask = torch.ones_like(IDS)
+    mask[0, :5] = 0
+    for settings in ({}, {"attention_mask": mask}):
+        seen = settings.get("attention_mask", torch.ones_like(IDS)).bool()
+        difference = (logits(ours, **settings) - logits(theirs, **settings))[seen].abs().max()
+        assert difference < 1e-5, f"max_diff {difference:.2e}"  # GPT-Neo's own attention is the formula
+        assert torch.equal(ours.generate(IDS, **ALL | settings), theirs.generate(IDS, **ALL | settings))
+    (loss, gradients), (again, same) = map(loss_and_gradients, (ours, theirs))
+    assert loss == pytest.approx(again, abs=1e-6) and gradients.keys() == same.keys()
+    assert all(torch.allclose(gradients[name], same[name], atol=1e-5) for name in same)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_leaks_exactly_where_it_says(make, recipe):
+    model = make(recipe)
+    leak = future_leak(model, IDS)
+    assert (leak > 1e-3) if model.config.leaks else (leak == 0), leak
+    assert model.config.leaks == (recipe == "published")
+
+
+def attended(module, model, states, keywords, mask):
+    """An attention's output as its definition reads, in float64, from its weights and nothing else of the code's."""
+    heads, kind = model.config.num_attention_heads, model.config.model_type.removeprefix("curve_")
+    take = lambda part, x: torch.nn.functional.linear(x, part.weight.double(), None if part.bias is None else  # noqa: E731
+                                                      part.bias.double())  # fmt: skip
+    split = lambda x: x.unflatten(-1, (-1, model.config.hidden_size // heads)).transpose(1, 2)  # noqa: E731
+    states, (time, width) = states.double(), states.shape[1:]
+    if kind == "gpt2":
+        q, k, v = (states @ module.c_attn.weight.double() + module.c_attn.bias.double()).split(width, -1)
+    else:
+        q, k, v = (take(getattr(module, name), states) for name in ("q_proj", "k_proj", "v_proj"))
+    q, k, v = map(split, (q, k, v))
+    if kind == "llama":  # rotated by the position, then each key head serves several query heads
+        cos, sin = (each.double().unsqueeze(1) for each in keywords["position_embeddings"])
+        turn = lambda x: torch.cat([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], -1)  # noqa: E731
+        q, k = (x * cos + turn(x) * sin for x in (q, k))
+        group = [head // (heads // k.shape[1]) for head in range(heads)]
+        k, v = k[:, group], v[:, group]
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * (1.0 if kind == "gpt_neo" else q.shape[-1] ** -0.5)
+    i, j = torch.arange(time)[:, None], torch.arange(time)[None]
+    seen = (j <= i) & mask.bool()[:, None, None]
+    if kind == "gpt_neo" and module.attention_type == "local":
+        seen = seen & (j > i - model.config.window_size)
+    attention = model.config.attention
+    sink = getattr(module, "log_sink", torch.full((heads,), {"softmax": -torch.inf}.get(attention, LOG_C)))
+    weights = scores.exp() * seen
+    weights = weights / (weights.sum(-1, keepdim=True) + sink.double().exp().view(-1, 1, 1))
+    out = (weights @ v).transpose(1, 2).flatten(-2)
+    return out @ module.c_proj.weight.double() + module.c_proj.bias if kind == "gpt2" else take(
+        module.out_proj if kind == "gpt_neo" else module.o_proj, out)  # fmt: skip
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+@torch.no_grad()
+def test_attention_is_its_formula(make, recipe, padded):
+    """In every layer: scale or none, local windows (6 of 12 words), rotation, grouped heads, sinks of each head."""
+    model, mask, modules = make(recipe), torch.ones_like(IDS), []
+    if padded:
+        mask[0, :5], mask[1, :1] = 0, 0
+    for module in model.base_model._attentions():
+        for name, parameter in module.named_parameters():
+            parameter.mul_(6.0 if name.endswith("weight") else 1.0)  # weights that are not all alike
+        if recipe == "sink":
+            module.log_sink.copy_(torch.linspace(-2, 4, len(module.log_sink)))
+        module.register_forward_hook(lambda *call: modules.append(call), with_kwargs=True)
+    logits(model, attention_mask=mask if padded else None)
+    assert len(modules) == model.config.num_hidden_layers
+    for module, given, keywords, output in modules:
+        states = given[0] if given else keywords["hidden_states"]
+        difference = (output[0] - attended(module, model, states, keywords, mask))[mask.bool()].abs().max()
+        assert difference < 1e-5 * max(1.0, output[0].abs().max().item()), f"max_diff {difference:.2e}"
 
 
 # Generation

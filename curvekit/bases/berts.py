@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTr
 from curvekit.bases import hub
 from curvekit.bases.weights import load_checked
 from curvekit.encoders import bridge, bridged_table
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json, write_atomically, write_json
 from curvekit.modes import quiet
 
@@ -47,14 +47,33 @@ def locate_encoder(name: str) -> str:
 
 
 def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]:
-    """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only."""
+    """Load a BERT-family checkpoint with its own tokeniser, in evaluation mode, from safetensors only.
+
+    Raises:
+        CurvekitError: as :func:`locate_encoder`; or weights or tokeniser are missing, cut off, or not each other's.
+    """
     where = locate_encoder(name)
+    local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
-        local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
         heads = r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^qa_outputs\.|position_ids$"  # no part of an encoder
         what = f"the encoder {name!r}"
         model = load_checked(BertModel, where, what, unexpected=heads, add_pooling_layer=False, **local)
-        return model, AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        try:
+            wordpieces = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise CurvekitError(f"{what} has no readable tokeniser ({first_line(error)}); copy it again") from error
+    vocabulary = wordpieces.get_vocab()
+    if not set(vocabulary) - set(wordpieces.all_special_tokens):  # transformers makes one of nothing
+        raise CurvekitError(
+            f"the encoder {name!r} has no tokeniser files; put its tokenizer.json or vocab.txt beside it"
+        )
+    rows, last = model.config.vocab_size, max(vocabulary.values())
+    if last >= rows:
+        raise CurvekitError(
+            f"the tokeniser of the encoder {name!r} has ids up to {last}, its table of embeddings {rows} rows: they "
+            "belong to different models"
+        )
+    return model, wordpieces
 
 
 TABLE = "table.safetensors"
@@ -109,7 +128,7 @@ def load_encoder(name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int 
         vocab_size: rows of the table, at least ``len(tokenizer)``; rows beyond it are zero.
 
     Raises:
-        CurvekitError: a saved table is another vocabulary's.
+        CurvekitError: as :func:`load_bert`; or a saved table is another vocabulary's.
     """
     if (Path(name) / TABLE).exists():
         saved = load_table(name)

@@ -1,0 +1,73 @@
+"""Every recipe leaves torch: torch.export takes it, and ONNX computes it, by the formula of its attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import builder
+
+from curvekit.modeling import ARCHITECTURES
+from curvekit.recipes import RECIPES
+
+CAUSAL = [name for name in RECIPES if name not in ("gpt2", "published")]
+IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
+OTHERS = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def make(request, tiny_bases, tiny_encoder, tiny_tokenizer):
+    return builder(tiny_bases[request.param], tiny_encoder, tiny_tokenizer)
+
+
+class Logits(torch.nn.Module):
+    """A model's logits alone, which is what is exported."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+
+def same(a, b, bound):
+    difference = (a - b).abs().max().item()
+    assert difference < bound, f"max_diff {difference:.2e}"
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "gpt2"])
+@torch.no_grad()
+def test_torch_export_takes_every_recipe_for_any_batch_and_length(make, recipe):
+    model, free = Logits(make(recipe)), torch.export.Dim.AUTO
+    program = torch.export.export(model, (IDS,), dynamic_shapes=({0: free, 1: free},), strict=False)
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("curvekit" in name for name in operators), "where it is loaded, our operators are not known"
+    for ids in (IDS, OTHERS):
+        same(program.module()(ids), model(ids), 1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["self-curve", "curve-causal", "sink"])
+@torch.no_grad()
+def test_torch_export_takes_a_padded_batch(make, recipe):
+    model, mask = Logits(make(recipe)), torch.ones_like(IDS)
+    mask[1, :4] = 0
+    program = torch.export.export(model, (IDS, mask), strict=False)
+    for given in (mask, mask.flip(0)):
+        same(program.module()(IDS, given), model(IDS, given), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", CAUSAL)
+@torch.no_grad()
+def test_onnx_computes_what_torch_computes(make, recipe, tmp_path):
+    import onnxruntime
+
+    model, mask = Logits(make(recipe)), torch.ones_like(IDS)
+    mask[1, :4] = 0
+    file = tmp_path / "model.onnx"
+    torch.onnx.export(model, (IDS, mask), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file)
+    for given in (mask, torch.ones_like(mask)):
+        inputs = {node.name: each.numpy() for node, each in zip(session.get_inputs(), (IDS, given), strict=True)}
+        found = torch.from_numpy(session.run(None, inputs)[0])
+        same(found[given.bool()], model(IDS, given)[given.bool()], 1e-4)
