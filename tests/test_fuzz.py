@@ -168,10 +168,11 @@ def quick_commands(monkeypatch, tiny_base):
 def nasty(dice: random.Random, folder: Path) -> str:
     return dice.choice([
         "9" * dice.choice([3, 20, 400, 5000]), "-1", "0", "1", "3", "1e-320", "1e999", "nan", "inf", "0.5", "", " ",
-        "a" * 300, "x/" * 2100, "\udcff.txt", "отчёт", "船", "~nouser/x", "~", "/dev/zero", "/dev/null", str(folder / "pipe.txt"),
-        str(folder / "pipe.json"), str(folder), str(folder / "none"), "{" * 900, "[" * 900 + "]" * 900, "true", "false",
+        "a" * 300, "x/" * 2100, "\udcff.txt", "отчёт", "船", "~nouser/x", "~", "/dev/zero", "/dev/null",
+        str(folder / "pipe.txt"), str(folder / "pipe.json"), str(folder), str(folder / "none"), "{" * 900, "[" * 900 + "]" * 900, "true", "false",
         '{"degree": ' + "[" * 500 + "]" * 500 + "}", "channels=[]", "degree=" + "9" * 5000,
-        "degree=99999999999999999999", "place=NaN", "a=b", "=", "gpt2", "curv", "mini", "pydocs", "wikitext2", "--", "-", "-x", "\\n", "line\nbreak",
+        "degree=99999999999999999999", "place=NaN", "a=b", "=", "gpt2", "curv", "mini", "pydocs", "wikitext2", "--",
+        "-", "-x", "\\n", "line\nbreak",
         "4294967296", "18446744073709551616", "1000000", "bpe-dropout", "characters", "static", "softemax",
     ])  # fmt: skip
 
@@ -181,7 +182,8 @@ FLAGS = (
     *("--data-dir", "--encoder", "--recipe", "--tokenizer", "--vocabulary", "--scratch", "--freeze", "--top-p"),
     *("--learning-rate", "--stride", "--context", "--wandb-project", "--notebooks", "--parameter", "--recipes"),
     *("--seeds", "--file", "--tokens", "--beams", "--num-beams", "--count", "--stop", "--top-k", "--json"),
-    *("--do-sample", "--documents", "--split", "--baseline", "--readme", "--name", "--leraning-rate", "--learning_rate", "--x", "-z"),
+    *("--do-sample", "--documents", "--split", "--baseline", "--readme", "--name", "--leraning-rate"),
+    *("--learning_rate", "--x", "-z"),
 )  # fmt: skip
 
 
