@@ -169,7 +169,8 @@ def nasty(dice: random.Random, folder: Path) -> str:
     return dice.choice([
         "9" * dice.choice([3, 20, 400, 5000]), "-1", "0", "1", "3", "1e-320", "1e999", "nan", "inf", "0.5", "", " ",
         "a" * 300, "x/" * 2100, "\udcff.txt", "отчёт", "船", "~nouser/x", "~", "/dev/zero", "/dev/null",
-        str(folder / "pipe.txt"), str(folder / "pipe.json"), str(folder), str(folder / "none"), "{" * 900, "[" * 900 + "]" * 900, "true", "false",
+        str(folder / "pipe.txt"), str(folder / "pipe.json"), str(folder), str(folder / "none"), "{" * 900,
+        "[" * 900 + "]" * 900, "true", "false",
         '{"degree": ' + "[" * 500 + "]" * 500 + "}", "channels=[]", "degree=" + "9" * 5000,
         "degree=99999999999999999999", "place=NaN", "a=b", "=", "gpt2", "curv", "mini", "pydocs", "wikitext2", "--",
         "-", "-x", "\\n", "line\nbreak",
