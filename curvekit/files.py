@@ -190,8 +190,8 @@ def append_jsonl(path: str | Path, row: dict) -> None:
         raise CurvekitError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
-def read_jsonl(path: str | Path, shape: Any = None) -> list[dict]:
-    """Read JSON lines; a last line that was cut off by a kill is left out.
+def read_jsonl(path: str | Path, shape: Any = None, whole: bool = True) -> list[dict]:
+    """Read JSON lines; a last line that was cut off by a kill is left out, and unless ``whole`` all from a damaged one.
 
     Raises:
         CurvekitError: a line before the last is not JSON, or one is no object, or not of the ``shape``, with the field.
@@ -200,17 +200,28 @@ def read_jsonl(path: str | Path, shape: Any = None) -> list[dict]:
     if not present(path):
         return []
     # Not splitlines(): it also breaks at the separators that Unicode has besides, which a text may hold.
-    lines = read_whole(path).removesuffix("\n").split("\n")
+    try:
+        lines = read_whole(path).removesuffix("\n").split("\n")
+    except CurvekitError:
+        if whole or not path.is_file():
+            raise
+        return []
     rows: list[dict] = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise CurvekitError(f"{path}, line {number}, is not JSON ({error}); mend or remove the line") from error
-        if too_deep(rows[-1]):
-            raise CurvekitError(f"{path}, line {number}, is nested more than {DEEPEST} times; remove it")
-    for number, row in enumerate(rows, start=1):
-        require(row, dict if shape is None else shape, f"{path}, line {number}")
+            rows.append(_row(line, dict if shape is None else shape, f"{path}, line {number}"))
+        except CurvekitError as error:
+            if whole and not (number == len(lines) and isinstance(error.__cause__, json.JSONDecodeError)):
+                raise
+            break
     return rows
+
+
+def _row(line: str, shape: Any, source: str) -> dict:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CurvekitError(f"{source}, is not JSON ({first_line(error)}); mend or remove the line") from error
+    if too_deep(row):
+        raise CurvekitError(f"{source}, is nested more than {DEEPEST} times; remove it")
+    return require(row, shape, source)

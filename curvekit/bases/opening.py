@@ -62,6 +62,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     if recipe is not None and (is_run or is_recipe):
         raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
     with quiet():
+        if is_run and not (folder / "model").is_dir():
+            raise CurvekitError(f"the run in {folder} has no model yet; give its command again, it goes on")
         if is_run:
             own = saved.get("tokenizer", "base")
             if not (folder / "model").exists():

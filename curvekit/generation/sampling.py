@@ -39,7 +39,7 @@ class Sampling:
     num_return_sequences: int = _setting(1, "continuations of each prompt", flag="count")
     seed: int = _setting(0, "the same seed writes the same text")
     stop: tuple[str, ...] = _setting(
-        (), r"a text before which the continuation ends, \n a line break; may be given several times"
+        (), r"a text before which the continuation ends, \n for a line break; may be given several times"
     )
 
     def __post_init__(self) -> None:

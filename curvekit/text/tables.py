@@ -193,10 +193,8 @@ _END = "\0end"  # no text holds a NUL, so this is read only by us
 
 def _csv(path: Path) -> Iterator[str | None]:
     def lines() -> Iterator[str]:
-        last = "\n"
-        for last in read_lines(path):
-            yield last
-        yield f"{'' if last.endswith(chr(10)) else chr(10)}{_END}\n"
+        yield from (line if line.endswith("\n") else f"{line}\n" for line in read_lines(path))
+        yield f"{_END}\n"
 
     column: int | None = None
     names: list[str] = []

@@ -156,9 +156,10 @@ class Run:
         """Rows ``step, loss, learning_rate, grad_norm, tokens, seconds`` of steps, and ``step, validation_loss,
         validation_perplexity, validation_accuracy`` of validations.
 
-        Losses are nats a token; tokens and seconds are counted from the beginning, without validations.
+        Losses are nats a token; tokens and seconds are counted from the beginning, without validations. Before there
+        is a model, rows from a damaged one on are left out: they can be computed again.
         """
-        return read_jsonl(self.folder / "history.jsonl", HISTORY)
+        return read_jsonl(self.folder / "history.jsonl", HISTORY, whole=self.trained)
 
     @property
     def corpus(self) -> dict[str, str]:
