@@ -94,7 +94,7 @@ class PackedBlocks(_Examples):
         name: str = "the corpus",
     ) -> None:
         if len(stream) < block_size:
-            raise _too_short(len(stream), block_size, name)
+            raise too_short(len(stream), block_size, name)
         super().__init__(stream, starts, block_size, path)
 
     def __len__(self) -> int:
@@ -267,7 +267,7 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
             put(ids, kind)
             count += begins + len(ids)
     if count < least:
-        raise _too_short(count, least, name)
+        raise too_short(count, least, name)
     put(starts, "U64")
     size, whole = count * _DTYPES[kind].itemsize, count * _DTYPES[kind].itemsize + 8 * len(starts)
     header = {
@@ -383,7 +383,7 @@ def _open(source: Path | IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return tokens, starts
 
 
-def _too_short(tokens: int, block_size: int, name: str) -> CurvekitError:
+def too_short(tokens: int, block_size: int, name: str) -> CurvekitError:
     fitting = f", or a block_size of at most {tokens:,}" if tokens >= 2 else ""
     return CurvekitError(
         f"{name} has {tokens:,} tokens, fewer than one block of {block_size:,}; take a larger corpus{fitting}"

@@ -16,6 +16,7 @@ from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.bases.weights import check_files
 from curvekit.errors import CurvekitError, first_line
 from curvekit.recipes import recipe_settings
+from curvekit.text.packing import too_short
 from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
@@ -56,10 +57,7 @@ def check_texts(config: RunConfig, corpus: DatasetDict) -> None:
     least = config.block_size if config.examples == "packed" else 2
     for split in ("train", "validation"):
         if (tokens := _tokens(corpus[split]["text"], tokenizer, least)) < least:
-            raise CurvekitError(
-                f"the {split} texts have {tokens:,} tokens, fewer than one block of {config.block_size:,}; "
-                "take a larger corpus or a shorter block"
-            )
+            raise too_short(tokens, config.block_size, f"the {split} split")
 
 
 def check_room(config: RunConfig, positions: int | None) -> None:
