@@ -68,9 +68,7 @@ def build_model(
             model = architecture.model(config)
             model.load_state_dict(plain.state_dict(), strict=False)
         else:
-            model = _loaded(base, architecture, config)
-        if config.leaks:
-            model.generation_config.use_cache = False  # the base's own, loaded with it, keeps one
+            model = load_base(base, config)
         if bert is not None and not config.random_encoder:
             model.base_model.encoder.fill(bert)
     return model.eval()
@@ -99,6 +97,8 @@ def base_config(base: str) -> Any:
         hub.pick_base(base)
     where = hub.located(base)
     hub.require_model(where, "the base", "base='mini'")
+    if (Path(where) / "adapter_config.json").is_file():
+        raise CurvekitError(f"{base} is an adapter and no base; `curvekit merge {base} OUT` makes one of it")
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -173,17 +173,24 @@ def _fresh(
     return fields
 
 
-def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
-    """The base's weights in a model with a curve, in float32."""
+def load_base(base: str, config: Any) -> Any:
+    """The base's weights in a model of this configuration, in float32; the rest of it is random.
+
+    Raises:
+        CurvekitError: they cannot be had, or are not whole.
+    """
     where = hub.located(base)
     try:
-        return architecture.model.from_pretrained(
+        model: Any = architecture_of(config, base).model.from_pretrained(
             where,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=hub.local_only(where),
         )
+        if config.leaks:
+            model.generation_config.use_cache = False  # the base's own, loaded with it, keeps one
+        return model
     except CurvekitError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """A saved model, on the CPU, in evaluation mode.
+    """A saved model, whole or an adapter on its base, on the CPU, in evaluation mode.
 
     Raises:
-        CurvekitError: its files are missing, or cut off.
+        CurvekitError: its files are missing, or cut off; or what :func:`curvekit.bases.adapters.open_adapter` raises.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
+    from curvekit.bases.adapters import is_adapter, open_adapter
 
+    if is_adapter(folder):
+        return open_adapter(folder)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from curvekit.bases.adapters import is_added
 from curvekit.errors import CurvekitError
 
 
@@ -65,21 +66,44 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("weight_logits")
 
 
-def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAndAdamW:
-    """Muon for the matrices of GPT-2's blocks, AdamW for all else that is trained: embeddings, norms, the curve.
+def muon(model: Any, learning_rate: float, weight_decay: float, added_rate: float = 1.0) -> MuonAndAdamW:
+    """Muon for the matrices of the blocks, AdamW for all else that is trained: embeddings, norms, the curve.
 
     Raises:
         CurvekitError: no block is trained.
     """
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
+    trained = _trained(model)
+    within = f"{model.base_model_prefix}.{model.base_model.blocks}."
+    blocks = {name: p for name, p in trained.items() if name.startswith(within) and p.ndim == 2}
     if not blocks:
         raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
     rest = {name: p for name, p in trained.items() if name not in blocks}
-    tables = [p for name, p in rest.items() if decays(name, p)]
-    vectors = [p for name, p in rest.items() if not decays(name, p)]
     return MuonAndAdamW(
         [{"params": list(blocks.values()), "weight_decay": weight_decay}],
-        [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        _groups(model, rest, learning_rate, weight_decay, added_rate),
         learning_rate,
     )
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float, added_rate: float) -> AdamW:
+    """AdamW, with ``added_rate`` times the rate for what curvekit adds to a base."""
+    groups = _groups(model, _trained(model), learning_rate, weight_decay, added_rate)
+    return AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _groups(
+    model: nn.Module, named: dict[str, nn.Parameter], rate: float, weight_decay: float, added_rate: float
+) -> list[dict[str, Any]]:
+    """Matrices and vectors apart, and where its rate is another, what curvekit adds; the base's groups stand first."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        added = added_rate != 1 and is_added(name, model)
+        groups.setdefault((added, not decays(name, parameter)), []).append(parameter)
+    return [
+        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * (added_rate if added else 1)}
+        for (added, bare), each in sorted(groups.items())
+    ]

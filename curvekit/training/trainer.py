@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from safetensors.torch import load_model
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -30,6 +29,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
@@ -40,8 +40,16 @@ from curvekit.modes import quiet
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
-from curvekit.training.checkpoints import WEIGHTS, SafeTrainer, is_last, last_whole_checkpoint, step_of, writing
-from curvekit.training.optimizers import decays, muon
+from curvekit.training.checkpoints import (
+    WEIGHTS,
+    SafeTrainer,
+    is_last,
+    last_whole_checkpoint,
+    load_weights,
+    step_of,
+    writing,
+)
+from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.runs import Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
 from curvekit.training.tracking import Row, Watcher, watching
@@ -126,6 +134,9 @@ def fit(
         freeze=config.freeze,
         **_dropout(config) | config.overrides(),
     )
+    if config.adapter == "lora":
+        lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
+        add_adapter(model, config.base, lora, config.seed)
     _check_room(config, model)
     warn_if_leaking(model)
     held_out = _held_out(config, corpus, "validation", tokenizer)
@@ -144,11 +155,14 @@ def fit(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
     cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
-    own = muon(model, arguments.learning_rate, config.weight_decay) if config.optimizer == "muon" else None
+    own = None  # the Trainer's AdamW
+    if config.optimizer == "muon" or config.added_rate != 1:
+        make = muon if config.optimizer == "muon" else adamw
+        own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
     trainer = _Trainer(
         model,
         arguments,
-        optimizers=(own, None),  # None: the Trainer's AdamW, and its schedule
+        optimizers=(own, None),  # None: the Trainer's schedule
         train_dataset=blocks,
         eval_dataset=validation,
         callbacks=callbacks,
@@ -160,7 +174,7 @@ def fit(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.config.use_cache = cached
     kept = _of_training(config, run.history)["kept_step"]
-    load_model(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
+    load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
     _save_model(model, tokenizer, run.folder / "model")
 
 
@@ -414,7 +428,7 @@ def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     half = folder.with_name(".model")
     shutil.rmtree(half, ignore_errors=True)
     with writing(half):
-        model.save_pretrained(half)
+        save_adapter(model, half) if is_adapted(model) else model.save_pretrained(half)
         tokenizer.save_pretrained(half)
         half.rename(folder)
 
