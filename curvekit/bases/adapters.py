@@ -104,6 +104,11 @@ def matrices(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def beside(model: nn.Module) -> dict[str, Tensor]:
+    """The base's matrices that an adapter stands beside, by the names that they have without it."""
+    return {name: layer.get_base_layer().weight.detach() for name, layer in _layers(model)}
+
+
 def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """All that the base and the encoder do not bring: the adapter's matrices and what curvekit adds."""
     return {
@@ -139,7 +144,7 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in adapter_state(model).items()}
     lora = {name: state.pop(name) for name in list(state) if ".lora_" in name}
-    peft: Any = model.peft_config[_NAME]  # type: ignore[index]
+    peft: Any = model.peft_config[_NAME]
     peft.inference_mode = True
     peft.save_pretrained(str(folder))
     peft.inference_mode = False
@@ -180,7 +185,7 @@ def open_adapter(folder: str | Path) -> PreTrainedModel:
             bert = load_encoder(config.encoder, base_tokenizer(base), config.vocab_size)
             model.base_model.encoder.fill(bert)
         _inject(model, **{name: settings[name] for name in _SAVED})
-    model.base_record = record  # type: ignore[assignment]
+    model.base_record = record
     own = adapter_state(model)
     state = {re.sub(r"(\.lora_[AB])\.", rf"\1.{_NAME}.", name): tensor for name, tensor in state.items()}
     _fill(model, state | added, own, folder)
@@ -255,8 +260,8 @@ def weights_digest(name: str) -> str:
     if not folder.is_dir():
         hub.pick_base(where)
         hub.require_model(where, "the model", "the adapter where it was trained")
-        only = {"allow_patterns": ["config.json", "model*.safetensors*"], "local_files_only": hub.local_only(where)}
-        folder = Path(snapshot_download(where, **only))
+        wanted = ["config.json", "model*.safetensors*"]
+        folder = Path(snapshot_download(where, allow_patterns=wanted, local_files_only=hub.local_only(where)))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CurvekitError(f"{name} holds no safetensors, by whose digest an adapter could name it")
@@ -270,7 +275,12 @@ def weights_digest(name: str) -> str:
 
 
 _SAVED = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "task_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "base_model_name_or_path",
+    "task_type",
 )  # fmt: skip  of peft's settings, those that curvekit chooses
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Commands = argparse._SubParsersAction  # what the program's parser adds its commands to
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 
 
 def command(

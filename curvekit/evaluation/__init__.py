@@ -6,6 +6,7 @@ _HOMES = {
     "score_documents": "metrics",
     "text_metrics": "metrics",
     "LanguageModelScore": "metrics",
+    "conformance": "conformance",
     "paired_bootstrap": "significance",
 }
 

@@ -127,7 +127,8 @@ def divergence(logits: Tensor, others: Tensor) -> float:
 
 def _in_pieces(model: Any, ids: Tensor) -> Tensor:
     """Logits of a text read with a cache: half of it at once, two words together, the rest one by one."""
-    half, past, rows = ids.shape[1] // 2, None, []
+    half, past = ids.shape[1] // 2, None
+    rows: list[Tensor] = []
     rest = ids.shape[1] - half - 2
     for piece in ids.split([half, 2, *[1] * min(rest, 3), *([rest - 3] if rest > 3 else [])], 1):
         step = model(piece, past_key_values=past, use_cache=True)

@@ -127,7 +127,7 @@ class RunConfig:
     )
     steps: int = _setting(None, "optimiser steps at most (default: 80, smollm2 60, full size 3600)", least=1)
     learning_rate: float | None = _setting(
-        None, "highest learning rate (default: 1e-3 for mini and from random weights, 1e-4 for other bases)", least=0
+        None, "highest learning rate (default: 1e-3 for mini, adapters and random weights, else 1e-4)", least=0
     )
     added_rate: float = _setting(
         1.0, "rate of what curvekit adds (curve, gate, places, sinks), in multiples of learning_rate", least=0
@@ -281,12 +281,12 @@ class RunConfig:
             )
         if self.freeze != "none":
             raise CurvekitError(
-                f"freeze is {self.freeze!r} with adapter {self.adapter!r}, which freezes the whole base; leave freeze out"
+                f"freeze is {self.freeze!r} with adapter {self.adapter!r}, which freezes all of the base; leave it out"
             )
         if self.optimizer == "muon":
             raise CurvekitError(
-                f"optimizer is 'muon' with adapter {self.adapter!r}, and muon steps whole matrices of the blocks, which "
-                "the adapter leaves as they are; use 'adamw'"
+                f"optimizer is 'muon' with adapter {self.adapter!r}, and muon steps whole matrices of the blocks, "
+                "which an adapter leaves as they are; use 'adamw'"
             )
         if self.targets is not None and not self.target_names():
             raise CurvekitError(f"targets is {self.targets!r}; name matrices, such as q_proj,v_proj, or leave it out")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.conformance import conformance
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
@@ -49,6 +51,7 @@ from curvekit.training.checkpoints import (
     step_of,
     writing,
 )
+from curvekit.training.losses import frozen_head_loss
 from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.runs import Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
@@ -56,6 +59,7 @@ from curvekit.training.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
 
+CONFORMANCE = "conformance.json"  # from the first step to metrics.json
 LANGUAGE_METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
 TEXT_METRICS = (
     *("bleu", "chrf", "rouge1", "rouge2", "rougeL"),
@@ -139,6 +143,7 @@ def fit(
         add_adapter(model, config.base, lora, config.seed)
     _check_room(config, model)
     warn_if_leaking(model)
+    _conform(run.folder, model, tokenizer, progress)
     held_out = _held_out(config, corpus, "validation", tokenizer)
     laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
@@ -155,7 +160,7 @@ def fit(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
     cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
-    own = None  # the Trainer's AdamW
+    own: Any = None  # the Trainer's AdamW
     if config.optimizer == "muon" or config.added_rate != 1:
         make = muon if config.optimizer == "muon" else adamw
         own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
@@ -238,6 +243,7 @@ def evaluate(
             "trainable_parameters": model.num_parameters(only_trainable=True),
             "base_is_random": model.config.base_is_random,
             "precision": precision(config),
+            "conformance": read_json(run.folder / CONFORMANCE) if (run.folder / CONFORMANCE).exists() else None,
             "validation": figures["validation"],
         }
     )
@@ -252,9 +258,34 @@ def _clear(folder: Path) -> None:
     """Remove what is needed only to go on, and is several times as large as the model."""
     for scaffold in ("checkpoints", "tokens"):
         shutil.rmtree(folder / scaffold, ignore_errors=True)
+    (folder / CONFORMANCE).unlink(missing_ok=True)  # metrics.json has it
+
+
+def _conform(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: bool) -> None:
+    """Measure once, before the first step, whether the model computes what it should; say it and keep it."""
+    if (folder / CONFORMANCE).exists():
+        return
+    found = conformance(model, tokenizer)
+    if shown:
+        print(f"conformance: {found.line()}", file=sys.stderr, flush=True)
+    write_json(folder / CONFORMANCE, found.to_dict())
 
 
 class _Trainer(SafeTrainer):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """With an adapter the head is frozen, and a training step need not hold the logits of its batch."""
+        own: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        whole = return_outputs or self.args.fp16 or self.accelerator.num_processes > 1  # fp16 scales its loss first
+        if whole or not is_adapted(own):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        nowhere = torch.zeros(0, dtype=torch.long, device=labels.device)
+        states = model(**rest, logits_to_keep=nowhere, output_hidden_states=True).hidden_states[-1]
+        return frozen_head_loss(states, own.get_output_embeddings().weight, labels, num_items_in_batch)
+
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Matrices only: no bias, norm, gate, sink or curve's weight is pulled towards zero."""
         matrices = {name for name, parameter in model.named_parameters() if decays(name, parameter)}
@@ -318,7 +349,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=(1e-3 if base_is_random or config.base == "mini" else 1e-4) if rate is None else rate,
+        learning_rate=_default_rate(config, base_is_random) if rate is None else rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
         weight_decay=config.weight_decay,
@@ -348,6 +379,10 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # on several the Trainer would multiply the batch by their number
     return arguments
+
+
+def _default_rate(config: RunConfig, base_is_random: bool) -> float:
+    return 1e-3 if base_is_random or config.base == "mini" or config.adapter == "lora" else 1e-4
 
 
 def precision(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from curvekit.bases.adapters import share_bases
 from curvekit.bases.opening import open_model
 from curvekit.recipes import RECIPES
 
@@ -15,7 +16,7 @@ Voices = Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
 
 def load_voices(models: Sequence[str]) -> Voices:
-    """Models and their tokenisers, by short names.
+    """Models and their tokenisers, by short names; adapters of one base hold its weights once.
 
     Args:
         models: as :func:`curvekit.bases.opening.open_model` takes them: bases, folders of models, folders of runs; or
@@ -30,4 +31,5 @@ def load_voices(models: Sequence[str]) -> Voices:
         short = re.sub(r"-seed\d+$", "", Path(model).name)
         name = short if short not in voices else Path(model).name
         voices[name] = open_model(base, recipe) if base and recipe in RECIPES else open_model(model)
+    share_bases(model for model, _ in voices.values())
     return voices
