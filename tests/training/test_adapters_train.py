@@ -92,14 +92,24 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(config, undisturbed, interrupt
     assert run.metrics["perplexity"] == undisturbed.metrics["perplexity"]
 
 
-def test_with_patience_the_best_adapter_is_kept(config, tmp_path):
-    patient = dataclasses.replace(
-        config, steps=12, eval_every=2, learning_rate=30.0, clip=0.0, patience=2, sample_prompts=0
-    )
+def test_with_patience_the_best_adapter_is_kept(config, tmp_path, monkeypatch):
+    from curvekit.training import trainer
+
+    losses, kept = iter([9.0, 5.0, 3.0, 4.0, 6.0, 1.0]), {}
+    monkeypatch.setattr(trainer, "_over_tokens", lambda predicted: {"loss": next(losses), "accuracy": 0.0})
+    save = adapters.save_weights
+
+    def watched(model, path):
+        kept[path.parent.name] = {name: tensor.clone() for name, tensor in adapters.adapter_state(model).items()}
+        save(model, path)
+
+    monkeypatch.setattr(adapters, "save_weights", watched)
+    patient = dataclasses.replace(config, steps=12, eval_every=2, patience=2, sample_prompts=0)
     run = train(patient, tmp_path / "run", progress="none")
-    losses = {row["step"]: row["validation_loss"] for row in run.history if "validation_loss" in row and row["step"]}
-    assert run.metrics["kept_step"] == min(losses, key=losses.__getitem__)
-    assert run.metrics["steps"] > run.metrics["kept_step"]
+    assert run.metrics["kept_step"] == 4 and run.metrics["steps"] == 8
+    state = adapters.adapter_state(run.model())
+    assert all(torch.equal(kept["checkpoint-4"][name], tensor) for name, tensor in state.items())
+    assert not all(torch.equal(kept["checkpoint-8"][name], tensor) for name, tensor in state.items())
 
 
 def test_a_run_does_not_go_on_over_another_base(config, tmp_path, interrupted):
