@@ -35,6 +35,7 @@ from curvekit.bases.berts import load_encoder, locate_encoder
 from curvekit.bases.building import base_tokenizer, load_base
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json, write_json
+from curvekit.modes import quiet
 
 CONFIG, MATRICES, ADDED, BASE = "adapter_config.json", "adapter_model.safetensors", "curve.safetensors", "base.json"
 _NAME = "default"  # peft's, of the one adapter that a model has
@@ -177,7 +178,7 @@ def open_adapter(folder: str | Path) -> PreTrainedModel:
             f"the adapter in {folder} is not whole ({first_line(error)}); restore it, or train it again"
         ) from error
     _require(base, expected, f"the adapter in {folder} was trained on the base {base!r}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         model = load_base(base, config)
         if "encoder_sha256" in record:
             where = locate_encoder(config.encoder)

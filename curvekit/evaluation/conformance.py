@@ -159,7 +159,7 @@ def _awake(model: nn.Module, seed: int = 0) -> Iterator[None]:
         if (name.endswith("curve.gate") or ".lora_B." in name) and not parameter.any()
     ]
     for parameter in asleep:
-        size = 1.0 if parameter.ndim == 1 else 0.02
+        size = 0.1 if parameter.ndim == 1 else 0.02
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     try:
         yield

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.files import read_json
 
 SPLITS = ("validation", "test")
 MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
@@ -48,6 +49,19 @@ PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 2
 }
 
 
+def main_recipes(base: str) -> tuple[str, ...]:
+    """What is compared on a base unless something is named; the first, its baseline, is the base itself.
+
+    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``.
+    """
+    from curvekit.bases.hub import BASES
+
+    known = {name for name in BASES if name != "smollm2"}
+    shape = Path(base) / "config.json"
+    is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
+    return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
+
+
 def _notes(
     help: str,
     *,
@@ -76,8 +90,10 @@ class RunConfig:
     whether it changes the run's figures.
     """
 
-    recipe: str = _setting("curve+softemax", "model variant: gpt2, curve, softemax, curve+softemax, ...")
-    base: str = _setting("mini", "GPT-2 checkpoint to fine-tune: mini, gpt2, gpt2-medium, ..., or a folder")
+    recipe: str = _setting(
+        "curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ..."
+    )
+    base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
     tokenizer: str = _setting(
@@ -98,7 +114,7 @@ class RunConfig:
     )
     scratch: bool = _setting(False, "begin from random weights of the base's shape instead of its own")
     freeze: str = _setting(
-        "none", "what of GPT-2 keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
+        "none", "what of the base keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
     )
     seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0)
 
