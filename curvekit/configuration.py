@@ -20,8 +20,11 @@ from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze
 POSITIONS = ("base", "sinusoidal", "gpt2")  # `gpt2` is what `base` was called while every base was a GPT-2
 
 
+_Mixed: Any = object  # what the mixin stands over: a configuration of transformers
+
+
 @dataclass(kw_only=True)
-class CurveConfigMixin:
+class CurveConfigMixin(_Mixed):
     """The settings of a curve and of the attention, over a base's own configuration.
 
     Args:
@@ -94,10 +97,10 @@ class CurveConfigMixin:
             self.degree, self.place, self.curve_weights, self.learn_place, self.window, self.channels,
             self.normalisation, self.fusion,
         )  # fmt: skip
-        check_freeze(self.freeze, self.num_hidden_layers)  # type: ignore[attr-defined]
+        check_freeze(self.freeze, self.num_hidden_layers)
         if self.freeze == "all_but_head":
-            self.tie_word_embeddings = False
-        super().__post_init__(**kwargs)  # type: ignore[misc]
+            setattr(self, "tie_word_embeddings", False)  # noqa: B010  the base declares it
+        super().__post_init__(**kwargs)
 
     def _check_sites(self) -> None:
         pick(self.mixer, MIXERS, "mixer")
@@ -127,7 +130,7 @@ class CurveConfigMixin:
     @property
     def max_context(self) -> int:
         """The longest sequence that both the model and the encoder have positions for."""
-        positions: int = self.max_position_embeddings  # type: ignore[attr-defined]
+        positions: int = self.max_position_embeddings
         if self.source != "encoder" or self.context == "static":
             return positions
         return min(positions, (self.encoder_config or {}).get("max_position_embeddings", positions))
@@ -135,7 +138,7 @@ class CurveConfigMixin:
     @property
     def mixer_names(self) -> list[str]:
         """``attention_0``, ``mlp_0``, ... for each site of each block, and ``embedding``."""
-        blocks = range(self.num_hidden_layers)  # type: ignore[attr-defined]
+        blocks = range(self.num_hidden_layers)
         inside = [f"{site}_{block}" for block in blocks for site in self.sites if site != "embedding"]
         return inside + ["embedding"] * ("embedding" in self.sites)
 
@@ -153,7 +156,7 @@ class CurveConfigMixin:
     @property
     def per_layer_config(self) -> list[Any]:
         """One configuration for each layer of a cache: transformers makes as many as there are of these."""
-        theirs = list(super().per_layer_config)  # type: ignore[misc]
+        theirs = list(super().per_layer_config)
         return theirs + theirs[-1:] * self.past_layers
 
     @per_layer_config.setter
@@ -171,19 +174,19 @@ def _own_hints() -> dict[str, Any]:
 OWN_FIELDS = frozenset(_own_hints())
 
 
-class CurveGPT2Config(CurveConfigMixin, GPT2Config):
+class CurveGPT2Config(CurveConfigMixin, GPT2Config):  # type: ignore[misc]  # a property of theirs is ours
     """GPT-2's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt2"
 
 
-class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):
+class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):  # type: ignore[misc]  # a property of theirs is ours
     """GPT-Neo's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt_neo"
 
 
-class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
+class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):  # type: ignore[misc]  # a property of theirs is ours
     """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_llama"

@@ -73,7 +73,10 @@ def _kept(layer: Any, states: Tensor) -> Tensor:
     return layer.update(states.unsqueeze(1), states.new_empty(*states.shape[:2], 0).unsqueeze(1))[0][:, 0]
 
 
-class _Attending:
+_Mixed: Any = object  # what the mixins stand over: classes of transformers
+
+
+class _Attending(_Mixed):
     """What the base model and the model with its head share: an attention that is a part of the recipe."""
 
     config: Any
@@ -90,15 +93,15 @@ class _Attending:
                 f"the attention of the recipe {self.config.recipe!r} is {self.config.attention!r}, which "
                 f"{attn_implementation!r} would replace; build a recipe with attention='softmax' for that"
             )
-        super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def _set_gradient_checkpointing(self, *args: Any, **settings: Any) -> None:
         """As the base's; a block that is computed again is told what it was told the first time."""
-        base: Any = self if isinstance(self, CurveMixin) else self.base_model  # type: ignore[attr-defined]
+        base: Any = self if isinstance(self, CurveMixin) else self.base_model
         if base.mixers:
             func = settings.get("gradient_checkpointing_func", torch.utils.checkpoint.checkpoint)
             settings["gradient_checkpointing_func"] = base._telling(func)
-        super()._set_gradient_checkpointing(*args, **settings)  # type: ignore[misc]
+        super()._set_gradient_checkpointing(*args, **settings)
 
 
 class CurveMixin(_Attending):
@@ -124,7 +127,7 @@ class CurveMixin(_Attending):
                 sinks = nn.Parameter(torch.full((config.num_attention_heads,), config.log_sink))
                 module.register_parameter("log_sink", sinks)
         if config.source != "none":
-            self.encoder = None
+            self.encoder: Any = None
             if config.source == "encoder":
                 if config.encoder_config is None:
                     raise CurvekitError("source='encoder' needs the encoder's configuration; use build_model(...)")
@@ -159,7 +162,7 @@ class CurveMixin(_Attending):
                 norm.register_forward_hook(functools.partial(self._mix_norm, name))
         if config.leaks:
             config.use_cache = False  # what a position says changes when later words arrive: no past can be kept
-        self.post_init()  # type: ignore[attr-defined]
+        self.post_init()
         self.train()
 
     def _attentions(self) -> list[nn.Module]:
@@ -167,7 +170,7 @@ class CurveMixin(_Attending):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[misc]
+        super()._init_weights(module)
         if isinstance(module, CurveEmbedding | Mixer):
             for parameter, start in module.starts():
                 init.copy_(parameter, start)  # which leaves alone what a checkpoint has filled
@@ -178,7 +181,7 @@ class CurveMixin(_Attending):
         for part in self._frozen():  # again: loading a checkpoint makes new parameters
             for name, parameter in part.named_parameters():
                 parameter.requires_grad_(name.endswith("log_sink"))
-        return super().train(mode)  # type: ignore[misc]
+        return super().train(mode)
 
     def _frozen(self) -> list[nn.Module]:
         """The parts of the base that ``config.freeze`` names."""
@@ -226,7 +229,7 @@ class CurveMixin(_Attending):
         if config.leaks or documents is not None:
             use_cache = False
         elif use_cache is None:
-            use_cache = self.config.use_cache and not (self.gradient_checkpointing and self.training)  # type: ignore
+            use_cache = self.config.use_cache and not (self.gradient_checkpointing and self.training)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         grow(past_key_values)
@@ -262,7 +265,7 @@ class CurveMixin(_Attending):
     ) -> Tensor:
         """Token embeddings fused with the curve: ``[batch, time, width]``."""
         config: CurveConfigMixin = self.config
-        tokens = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore
+        tokens = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         batch, time = tokens.shape[:2]
         if config.source == "none":
             return self._mixed("embedding", tokens)
@@ -358,7 +361,7 @@ class CurveMixin(_Attending):
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As the base's; the encoder's table follows, and knows nothing of a new token."""
-        words = super().resize_token_embeddings(*args, **kwargs)  # type: ignore[misc]
+        words = super().resize_token_embeddings(*args, **kwargs)
         self._follow_vocabulary()
         return words
 
@@ -389,22 +392,22 @@ class CurveForCausalLMMixin(_Attending):
         with init.no_init_weights():
             super().__init__(config)
         config._attn_implementation = wanted
-        setattr(self, self.base_model_prefix, self.base(config))  # type: ignore[attr-defined]
+        setattr(self, self.base_model_prefix, self.base(config))
         self.loss_type = "ForCausalLM"  # not every class name says so, and the Trainer would miscount tokens
-        self.post_init()  # type: ignore[attr-defined]
-        if config.leaks and self.generation_config is not None:  # type: ignore[has-type]
-            self.generation_config.use_cache = False  # type: ignore[has-type]
+        self.post_init()
+        if config.leaks and self.generation_config is not None:
+            self.generation_config.use_cache = False
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As the base's; the encoder's table follows, and knows nothing of a new token."""
-        words = super().resize_token_embeddings(*args, **kwargs)  # type: ignore[misc]
-        self.base_model._follow_vocabulary()  # type: ignore[attr-defined]
+        words = super().resize_token_embeddings(*args, **kwargs)
+        self.base_model._follow_vocabulary()
         return words
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """As the base's, for softmax; the encoder follows."""
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
-        encoder = getattr(self.base_model, "encoder", None)  # type: ignore[attr-defined]
+        encoder = getattr(self.base_model, "encoder", None)
         if encoder is not None:
             encoder.follow(self.config._attn_implementation)
 
@@ -413,17 +416,18 @@ class CurveForCausalLMMixin(_Attending):
     ) -> dict[str, Any]:
         """As the base's; a static cache turns the mask into four dimensions, so the plain one goes along."""
         # Named, because `generate` reads from the signature whether embeddings may stand in for the prompt.
-        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
         if self.config.reads_neighbours and mask is not None and mask.ndim == 2:
             if isinstance(cache, Cache) and cache.is_compileable:  # of one shape at every step, or each recompiles
-                mask = nn.functional.pad(mask, (0, cache.layers[0].max_cache_len - mask.shape[1]))
+                first: Any = cache.layers[0]
+                mask = nn.functional.pad(mask, (0, first.max_cache_len - mask.shape[1]))
             inputs["padding_mask"] = mask
         return inputs
 
     def _get_static_cache_init_shape(self) -> Any:
         """As the base's; None, which means later, where a cache has layers of the curve's, of other shapes."""
-        return None if self.config.past_layers else super()._get_static_cache_init_shape()  # type: ignore[misc]
+        return None if self.config.past_layers else super()._get_static_cache_init_shape()
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, for a recipe without a curve and with softmax.
@@ -436,7 +440,7 @@ class CurveForCausalLMMixin(_Attending):
                 f"generate_batch keeps no past for the recipe {self.config.recipe!r} and would write another text; "
                 "use generate, which takes a batch of prompts"
             )
-        return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
+        return super().generate_batch(*args, **kwargs)
 
 
 class CurveGPT2Model(CurveMixin, GPT2Model):
@@ -446,7 +450,7 @@ class CurveGPT2Model(CurveMixin, GPT2Model):
     blocks, embeddings, attention = "h", ("wte", "wpe"), GPT2Attention
     norms = ("ln_1", "ln_2")
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -480,7 +484,7 @@ class CurveGPTNeoModel(CurveMixin, InterfacedGPTNeoModel):
     blocks, embeddings, attention = "h", ("wte", "wpe"), InterfacedGPTNeoAttention
     norms = ("ln_1", "ln_2")
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -515,7 +519,7 @@ class CurveLlamaModel(CurveMixin, LlamaModel):
     blocks, embeddings, attention = "layers", ("embed_tokens",), LlamaAttention
     norms = ("input_layernorm", "post_attention_layernorm")
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

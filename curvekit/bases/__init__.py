@@ -6,6 +6,8 @@ _HOMES = {
     "build_model": "building",
     "open_model": "opening",
     "base_tokenizer": "tokenizer",
+    "add_adapter": "adapters",
+    "merge": "adapters",
     "load_bert": "berts",
     "load_encoder": "berts",
     "unreachable": "hub",

@@ -77,9 +77,7 @@ def build_model(
             model = architecture.model(config)
             model.load_state_dict(plain.state_dict(), strict=False)
         else:
-            model = _loaded(base, architecture, config)
-        if config.leaks:
-            model.generation_config.use_cache = False  # the base's own, loaded with it, keeps one
+            model = load_base(base, config)
         if bert is not None and not config.random_encoder:
             model.base_model.encoder.fill(bert)
     return model.eval()
@@ -108,6 +106,8 @@ def base_config(base: str) -> Any:
         hub.pick_base(base)
     where = hub.located(base)
     hub.require_model(where, "the base", "base='mini'")
+    if (Path(where) / "adapter_config.json").is_file():
+        raise CurvekitError(f"{base} is an adapter and no base; `curvekit merge {base} OUT` makes one of it")
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=hub.local_only(where), trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -183,11 +183,16 @@ def _fresh(
     return fields
 
 
-def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
-    """The base's weights in a model with a curve, in float32."""
+def load_base(base: str, config: Any) -> Any:
+    """The base's weights in a model of this configuration, in float32; the rest of it is random.
+
+    Raises:
+        CurvekitError: they cannot be had, or are not whole.
+    """
     where = hub.located(base)
     head = "lm_head.weight"
     theirs = base_config(base)
+    architecture = architecture_of(theirs, base)
     untied = theirs.tie_word_embeddings and not config.tie_word_embeddings  # the head becomes a matrix of its own
     model = load_checked(
         architecture.model,
@@ -201,4 +206,6 @@ def _loaded(base: str, architecture: Architecture, config: Any) -> Any:
     )
     if untied:
         model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
+    if config.leaks:
+        model.generation_config.use_cache = False  # the base's own, loaded with it, keeps one
     return model

@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """A saved model, on the CPU, in evaluation mode.
+    """A saved model, whole or an adapter on its base, on the CPU, in evaluation mode.
 
     Raises:
         CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
+            Of an adapter, what :func:`curvekit.bases.adapters.open_adapter` raises.
     """
     from transformers import AutoModelForCausalLM
 
     import curvekit.modeling  # noqa: F401  registers the model with transformers
+    from curvekit.bases.adapters import is_adapter, open_adapter
 
     if not Path(folder).is_dir():
         raise CurvekitError(f"there is no model yet in {folder}; give the run's command again, it goes on")
+    if is_adapter(folder):
+        return open_adapter(folder)
     check_saved(folder)
     return load_checked(
         AutoModelForCausalLM, folder, f"the model in {folder}", local_files_only=True, trust_remote_code=False

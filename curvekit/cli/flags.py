@@ -15,7 +15,7 @@ from curvekit.files import checked_path
 from curvekit.shapes import DEEPEST, too_deep
 
 Commands = argparse._SubParsersAction  # what the program's parser adds its commands to
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 
 
 _BEHIND = "\0"  # marks, while it is parsed, a word that stands behind `--`; no argument can hold it

@@ -3,8 +3,8 @@
 A command is a room of this wing with two functions: ``add(commands)`` declares its flags and its help,
 ``run(arguments)`` does what it is for. Heavy modules load inside ``run``, and help costs nothing. What ``evaluate``,
 ``generate`` and ``compare`` print on standard output can go into a file; what else there is to say goes to standard
-error. Exit status: 0; 2 for an input that cannot work, in one sentence; 130 when stopped by Ctrl-C; 141 when nobody
-reads on.
+error. Exit status: 0; 1 where ``check`` finds a difference; 2 for an input that cannot work, in one sentence; 130 when
+stopped by Ctrl-C; 141 when nobody reads on.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "evaluate",
     "generate",
     "compare",
+    "check",
+    "merge",
     "bench",
 )
 # What lies outside a program: its message says more than a traceback.
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _require_utf8(number, word)
         arguments = parser().parse_args(argv)
         with _plain_warnings():
-            arguments.run(arguments)
+            status = arguments.run(arguments)
             if sys.stdout is not None:  # closed by who called
                 sys.stdout.flush()
     except CurvekitError as error:
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = error.filename or "standard output"
         return _failed(f"{where}: {error.strerror}; check its permissions and the free space")
-    return 0
+    return status or 0
 
 
 def _never_fail_on_a_character() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from curvekit.cli.flags import Commands, Pairs, command, listed, path
 from curvekit.cli.settings import add_settings, config
 from curvekit.errors import CurvekitError, pick
-from curvekit.training.settings import MAIN_RECIPES
+from curvekit.training.settings import MAIN_RECIPES, main_recipes
 
 
 def add(commands: Commands) -> None:
@@ -26,9 +26,9 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--recipes",
         nargs="+",
-        default=list(MAIN_RECIPES),
         metavar="NAME",
-        help=f"what is compared; the first is the baseline (default: {' '.join(MAIN_RECIPES)})",
+        help=f"what is compared; the first is the baseline (default: {' '.join(MAIN_RECIPES)}; "
+        "plain for gpt2 on other bases)",
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.reports.execution import report
 
     settings = config(arguments)
-    recipes = [pick(name, RECIPES, "recipe") for name in listed(arguments.recipes)]
+    recipes = [pick(name, RECIPES, "recipe") for name in listed(arguments.recipes or main_recipes(settings.base))]
     seeds = [_seed(text) for text in listed(arguments.seeds)]
     out = arguments.out or Path("reports") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
     print(

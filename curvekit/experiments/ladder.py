@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import save
 
 from curvekit.bases.building import MINI, build_model
-from curvekit.bases.opening import base_tokenizer
+from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import PairedDifference, holm, paired_bootstrap

@@ -44,7 +44,7 @@ from curvekit.reports.markup import headline
 from curvekit.reports.preflight import check
 from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
 from curvekit.training.runs import RUN
-from curvekit.training.settings import MAIN_RECIPES, RunConfig
+from curvekit.training.settings import RunConfig, main_recipes
 
 _INSIDE = Path(curvekit.__file__).parent / "notebooks"  # as a wheel carries them
 NOTEBOOKS = _INSIDE if _INSIDE.is_dir() else _INSIDE.parents[1] / "notebooks"  # in a checkout: beside the library
@@ -57,7 +57,7 @@ def report(
     config: RunConfig,
     folder: str | Path,
     *,
-    recipes: Sequence[str] = MAIN_RECIPES,
+    recipes: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     notebooks: Sequence[str | Path] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def report(
     Args:
         config: of every run; its recipe is the one that notebook 03 shows, if it is among ``recipes``.
         folder: of the report; runs that are finished in it are used again.
-        recipes: what is compared; the first is the baseline.
+        recipes: what is compared; the first is the baseline. Default: :func:`curvekit.training.settings.main_recipes`.
         seeds: of every recipe.
         notebooks: files, executed in this order; default: curvekit's own, by number.
         parameters: further parameters of the notebooks, by name.
@@ -87,6 +87,7 @@ def report(
             that cannot be written or holds runs of other settings.
     """
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
+    recipes = main_recipes(config.base) if recipes is None else recipes
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
     if not recipes or not seeds:
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")

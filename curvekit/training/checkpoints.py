@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from transformers import Trainer, TrainerState
 
+from curvekit.bases import adapters
 from curvekit.errors import CurvekitError
 from curvekit.ownership import broken, seal
 from curvekit.training.runs import is_checkpoint
@@ -68,7 +69,12 @@ class SafeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        model.save_pretrained(str(output_dir or self.args.output_dir))
+        folder = Path(output_dir or str(self.args.output_dir))
+        if adapters.is_adapted(model):
+            folder.mkdir(parents=True, exist_ok=True)
+            adapters.save_weights(model, folder / WEIGHTS)
+        else:
+            model.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         scaler = self.accelerator.scaler
@@ -91,10 +97,10 @@ class SafeTrainer(Trainer):
         save_state(Path(output_dir) / DICE, state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        load_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS)
 
     def _load_best_model(self) -> None:
-        load_model(self.model, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -118,6 +124,14 @@ class SafeTrainer(Trainer):
         torch.set_rng_state(state["cpu"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """A checkpoint's weights; of a model with an adapter those that are trained, its base having the others."""
+    if adapters.is_adapted(model):
+        adapters.load_weights(model, path)
+    else:
+        load_model(model, path)
 
 
 def save_state(path: Path, state: Any) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from curvekit.bases.adapters import is_added
 from curvekit.errors import CurvekitError
 
 
@@ -66,32 +67,52 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith(("weight_logits", "kernel_weights", "gates"))
 
 
-def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> MuonAndAdamW:
-    """Muon for the matrices of GPT-2's blocks, AdamW for all else that is trained: embeddings, norms, the curve.
+def muon(model: Any, learning_rate: float, weight_decay: float, added_rate: float = 1.0) -> MuonAndAdamW:
+    """Muon for the matrices of the blocks, AdamW for all else that is trained: embeddings, norms, the curve.
 
     Raises:
         CurvekitError: no block is trained.
     """
-    blocks, tables, vectors = _parts(model)
+    blocks, rest = _parts(model)
     return MuonAndAdamW(
         [{"params": list(blocks.values()), "weight_decay": weight_decay}],
-        [
-            {"params": list(tables.values()), "weight_decay": weight_decay},
-            {"params": list(vectors.values()), "weight_decay": 0.0},
-        ],
+        _groups(model, rest, learning_rate, weight_decay, added_rate),
         learning_rate,
     )
 
 
-def _parts(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The trained parameters by name: matrices of the blocks, other matrices, and what does not decay."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    blocks = {name: p for name, p in trained.items() if ".h." in name and p.ndim == 2}
+def _parts(model: Any) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The trained parameters by name: the matrices of the blocks, and the rest."""
+    trained = _trained(model)
+    within = f"{model.base_model_prefix}.{model.base_model.blocks}."
+    blocks = {name: p for name, p in trained.items() if name.startswith(within) and p.ndim == 2}
     if not blocks:
         raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
-    rest = {name: p for name, p in trained.items() if name not in blocks}
-    tables = {name: p for name, p in rest.items() if decays(name, p)}
-    return blocks, tables, {name: p for name, p in rest.items() if name not in tables}
+    return blocks, {name: p for name, p in trained.items() if name not in blocks}
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float, added_rate: float) -> AdamW:
+    """AdamW, with ``added_rate`` times the rate for what curvekit adds to a base."""
+    groups = _groups(model, _trained(model), learning_rate, weight_decay, added_rate)
+    return AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _groups(
+    model: nn.Module, named: dict[str, nn.Parameter], rate: float, weight_decay: float, added_rate: float
+) -> list[dict[str, Any]]:
+    """Matrices and vectors apart, and where its rate is another, what curvekit adds; the base's groups stand first."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        added = added_rate != 1 and is_added(name, model)
+        groups.setdefault((added, not decays(name, parameter)), []).append(parameter)
+    return [
+        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * (added_rate if added else 1)}
+        for (added, bare), each in sorted(groups.items())
+    ]
 
 
 class StackedMuon(Optimizer):
@@ -155,17 +176,21 @@ class DeviceMuon:
         device = next(model.parameters()).device
         self.own_rate = own_rate
         self.rate, self.own = torch.zeros((), device=device), torch.zeros((), device=device)
-        blocks, tables, vectors = _parts(model)
+        blocks, rest = _parts(model)
         groups = [
-            {"params": [p for name, p in part.items() if _is_own(name) == own], "weight_decay": decay, "lr": rate}
-            for part, decay in ((tables, weight_decay), (vectors, 0.0))
+            {
+                "params": [p for n, p in rest.items() if is_added(n, model) == own and decays(n, p) == bool(decay)],
+                "weight_decay": decay,
+                "lr": rate,
+            }
+            for decay in (weight_decay, 0.0)
             for own, rate in ((False, self.rate), (True, self.own))
         ]
         self.parts: tuple[Optimizer, ...] = (
             StackedMuon([{"params": list(blocks.values())}], self.rate, weight_decay),
             AdamW([each for each in groups if each["params"]], fused=True, capturable=device.type == "cuda"),
         )
-        self.parameters = [p for part in (blocks, tables, vectors) for p in part.values()]
+        self.parameters = [*blocks.values(), *rest.values()]
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
@@ -186,7 +211,3 @@ class DeviceMuon:
             for state in part.state.values():
                 for value in state.values():
                     value.zero_()
-
-
-def _is_own(name: str) -> bool:
-    return ".curve." in name or ".mixers." in name or name.endswith("log_sink")

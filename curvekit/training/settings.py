@@ -15,12 +15,22 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
-from curvekit.files import checked_path, present
+from curvekit.files import checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
 
 SPLITS = ("validation", "test")
 COLDEST = 1e-6  # temperature above 0: what logits are divided by must not make them infinite
 MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
+SMOLLM2: dict[str, Any] = {  # measured on two cores: README
+    "adapter": "lora",
+    "block_size": 256,
+    "batch_size": 4,
+    "accumulate": 1,
+    "steps": 60,
+    "eval_every": 20,
+    "validation_documents": 4,
+    "eval_documents": 8,
+}
 PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 20 million tokens
     "recipe": "gpt2",
     "scratch": True,
@@ -38,6 +48,19 @@ PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 2
     "sample_tokens": 120,
     "temperature": 0.8,
 }
+
+
+def main_recipes(base: str) -> tuple[str, ...]:
+    """What is compared on a base unless something is named; the first, its baseline, is the base itself.
+
+    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``.
+    """
+    from curvekit.bases.hub import BASES
+
+    known = {name for name in BASES if name != "smollm2"}
+    shape = Path(base) / "config.json"
+    is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
+    return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
 
 
 def _notes(
@@ -68,8 +91,8 @@ class RunConfig:
     whether it changes the run's figures.
     """
 
-    recipe: str = _setting("curve+softemax", "model variant: gpt2, curve, softemax, curve+softemax, ...")
-    base: str = _setting("mini", "GPT-2 checkpoint to fine-tune: mini, gpt2, gpt2-medium, ..., or a folder")
+    recipe: str = _setting("curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ...")
+    base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
     tokenizer: str = _setting(
@@ -90,9 +113,22 @@ class RunConfig:
     )
     scratch: bool = _setting(False, "begin from random weights of the base's shape instead of its own")
     freeze: str = _setting(
-        "none", "what of GPT-2 keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
+        "none", "what of the base keeps its weights: none, embeddings, all_but_head, or a number of first blocks"
     )
     seed: int = _setting(0, "seed of weights, data order, dropout and samples", least=0, most=2**32 - 1)
+
+    adapter: str = _setting(
+        None,
+        "lora: the base keeps its weights, low-rank matrices beside them and what curvekit adds are trained and saved; "
+        "none: all is (default: lora for smollm2, else none)",
+        choices=("none", "lora"),
+    )
+    rank: int = _setting(8, "of an adapter's matrices", least=1)
+    alpha: float = _setting(16.0, "an adapter's product counts alpha / rank times", least=0)
+    targets: str | None = _setting(
+        None, "matrices that get an adapter, such as q_proj,v_proj (default: all of attention and MLP)"
+    )
+    adapter_dropout: float = _setting(0.0, "of what an adapter reads", least=0, most=0.9)
 
     block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
     examples: str = _setting(
@@ -100,13 +136,16 @@ class RunConfig:
         "packed: blocks cut from all documents joined; padded: a document an example, cut and padded to block_size",
         choices=("packed", "padded"),
     )
-    batch_size: int = _setting(8, "blocks in a batch", least=1)
+    batch_size: int = _setting(None, "blocks in a batch (default: 8, smollm2 4)", least=1)
     accumulate: int = _setting(
         None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
     )
-    steps: int = _setting(None, "optimiser steps at most (default: 80, full size 3600)", least=1)
+    steps: int = _setting(None, "optimiser steps at most (default: 80, smollm2 60, full size 3600)", least=1)
     learning_rate: float | None = _setting(
-        None, "highest learning rate (default: 1e-3 for mini and from random weights, 1e-4 for other bases)", least=0
+        None, "highest learning rate (default: 1e-3 for mini, adapters and random weights, else 1e-4)", least=0
+    )
+    added_rate: float = _setting(
+        1.0, "rate of what curvekit adds (curve, gate, places, sinks), in multiples of learning_rate", least=0
     )
     warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
     optimizer: str = _setting(
@@ -143,11 +182,11 @@ class RunConfig:
 
     context_eval: int | None = _setting(None, "tokens in a scoring window (default: block_size)", least=1)
     stride: int | None = _setting(None, "tokens that a scoring window adds (default: half of it)", least=1)
-    eval_documents: int | None = _setting(None, "test documents that are scored (default: all)", least=1)
+    eval_documents: int | None = _setting(None, "test documents that are scored (default: all, smollm2 8)", least=1)
     validation_documents: int | None = _setting(
         None,
         "validation documents that are scored, in training and after it; more, if they fill no block "
-        "(default: 16, full size all)",
+        "(default: 16, smollm2 4, full size all)",
         least=1,
     )
     keep_tokens: int = _setting(8, "scored documents of which every token's loss is kept", least=0)
@@ -171,24 +210,32 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Choose what was left open: a quick run for ``mini`` and local bases, full size for the hub's models.
 
-        Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens.
+        Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens. For ``smollm2`` it is a run
+        of a quarter of an hour on two cores, see :data:`SMOLLM2`.
         """
         if isinstance(self.model, dict):  # as config.json will hold it
             self.model = {name: list(each) if isinstance(each, tuple) else each for name, each in self.model.items()}
         for name in ("base", "encoder"):
             if isinstance(path := getattr(self, name), str):
                 setattr(self, name, str(checked_path(path, name)) if path.startswith("~") else path)
-        quick = self.base == "mini" or (isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir())
-        sizes = {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
-        if not quick:
-            sizes = {"block_size": 1024, "accumulate": 4, "steps": 3600}
-        for name, size in sizes.items():
+        for name, value in self._left_open().items():
             if getattr(self, name) is None:
-                setattr(self, name, size)
+                setattr(self, name, value)
         if self.eval_every is None and isinstance(self.steps, int):
             self.eval_every = max(1, min(300, self.steps // 4))
         if self.save_every is None:
             self.save_every = self.eval_every
+
+    def _left_open(self) -> dict[str, Any]:
+        """What is chosen for the base, where nothing is given."""
+        local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
+        whole = {"adapter": "none", "batch_size": 8}
+        if self.base == "smollm2":
+            adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
+            return whole | SMOLLM2 | ({} if adapted else {"adapter": "none"})
+        if self.base == "mini" or local:
+            return whole | {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
+        return whole | {"block_size": 1024, "accumulate": 4, "steps": 3600}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -256,9 +303,33 @@ class RunConfig:
             )
         if 0 < self.temperature < COLDEST:
             raise CurvekitError(f"temperature is {self.temperature}; give 0, or {COLDEST} or more")
+        if self.adapter != "none":
+            self._check_adapter()
         if self.stride is not None and self.stride > self.window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
         return self
+
+    def _check_adapter(self) -> None:
+        """Refuse what cannot go with an adapter, which trains nothing of the base."""
+        if self.scratch:
+            raise CurvekitError(
+                f"adapter is {self.adapter!r} with scratch, and random weights would stay random; leave one of them out"
+            )
+        if self.freeze != "none":
+            raise CurvekitError(
+                f"freeze is {self.freeze!r} with adapter {self.adapter!r}, which freezes all of the base; leave it out"
+            )
+        if self.optimizer == "muon":
+            raise CurvekitError(
+                f"optimizer is 'muon' with adapter {self.adapter!r}, and muon steps whole matrices of the blocks, "
+                "which an adapter leaves as they are; use 'adamw'"
+            )
+        if self.targets is not None and not self.target_names():
+            raise CurvekitError(f"targets is {self.targets!r}; name matrices, such as q_proj,v_proj, or leave it out")
+
+    def target_names(self) -> tuple[str, ...] | None:
+        """``targets`` one by one; None for all there are."""
+        return None if self.targets is None else tuple(self.targets.replace(",", " ").split())
 
     @property
     def window(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from safetensors.torch import load_model
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -31,9 +31,11 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.conformance import conformance
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
@@ -48,11 +50,13 @@ from curvekit.training.checkpoints import (
     gone,
     is_last,
     last_whole_checkpoint,
+    load_weights,
     own_checkpoints,
     step_of,
     writing,
 )
-from curvekit.training.optimizers import decays, muon
+from curvekit.training.losses import frozen_head_loss
+from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.preflight import check_room, check_run, check_texts, precision
 from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
@@ -60,6 +64,7 @@ from curvekit.training.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
 
+CONFORMANCE = "conformance.json"  # from the first step to metrics.json
 LANGUAGE_METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
 TEXT_METRICS = (
     *("bleu", "chrf", "rouge1", "rouge2", "rougeL"),
@@ -142,8 +147,12 @@ def fit(
         freeze=config.freeze,
         **_dropout(config) | config.overrides(),
     )
+    if config.adapter == "lora":
+        lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
+        add_adapter(model, config.base, lora, config.seed)
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
+    _conform(run.folder, model, tokenizer, progress)
     held_out = _held_out(config, corpus, "validation", tokenizer)
     tokens = _scaffold(run.folder, "tokens")
     _scaffold(run.folder, "checkpoints")
@@ -169,11 +178,14 @@ def fit(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
     cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
-    own = muon(model, arguments.learning_rate, config.weight_decay) if config.optimizer == "muon" else None
+    own: Any = None  # the Trainer's AdamW
+    if config.optimizer == "muon" or config.added_rate != 1:
+        make = muon if config.optimizer == "muon" else adamw
+        own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
     trainer = _Trainer(
         model,
         arguments,
-        optimizers=(own, None),  # None: the Trainer's AdamW, and its schedule
+        optimizers=(own, None),  # None: the Trainer's schedule
         train_dataset=blocks,
         eval_dataset=validation,
         callbacks=callbacks,
@@ -185,7 +197,7 @@ def fit(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.config.use_cache = cached
     kept = _of_training(config, run.history)["kept_step"]
-    load_model(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
+    load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
     _save_model(model, tokenizer, run.folder / "model")
 
 
@@ -250,6 +262,7 @@ def evaluate(
             "trainable_parameters": model.num_parameters(only_trainable=True),
             "base_is_random": model.config.base_is_random,
             "precision": precision(config),
+            "conformance": read_json(run.folder / CONFORMANCE) if (run.folder / CONFORMANCE).exists() else None,
             "validation": figures["validation"],
         }
     )
@@ -258,6 +271,7 @@ def evaluate(
     _require_there(run.folder)
     write_json(run.folder / "metrics.json", metrics)
     _clear(run.folder)
+    (run.folder / CONFORMANCE).unlink(missing_ok=True)  # metrics.json has it
     return metrics
 
 
@@ -288,7 +302,31 @@ def _require_there(folder: Path) -> None:
         raise gone(folder)
 
 
+def _conform(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shown: bool) -> None:
+    """Measure once, before the first step, whether the model computes what it should; say it and keep it."""
+    if (folder / CONFORMANCE).exists():
+        return
+    found = conformance(model, tokenizer)
+    if shown:
+        print(f"conformance: {found.line()}", file=sys.stderr, flush=True)
+    write_json(folder / CONFORMANCE, found.to_dict())
+
+
 class _Trainer(SafeTrainer):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """With an adapter the head is frozen, and a training step need not hold the logits of its batch."""
+        own: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        whole = return_outputs or self.args.fp16 or self.accelerator.num_processes > 1  # fp16 scales its loss first
+        if whole or not is_adapted(own):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        nowhere = torch.zeros(0, dtype=torch.long, device=labels.device)
+        states = model(**rest, logits_to_keep=nowhere, output_hidden_states=True).hidden_states[-1]
+        return frozen_head_loss(states, own.get_output_embeddings().weight, labels, num_items_in_batch)
+
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Matrices only: no bias, norm, gate, sink or curve's weight is pulled towards zero."""
         matrices = {name for name, parameter in model.named_parameters() if decays(name, parameter)}
@@ -353,7 +391,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=(1e-3 if base_is_random or config.base == "mini" else 1e-4) if rate is None else rate,
+        learning_rate=_default_rate(config, base_is_random) if rate is None else rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
         weight_decay=config.weight_decay,
@@ -383,6 +421,10 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # on several the Trainer would multiply the batch by their number
     return arguments
+
+
+def _default_rate(config: RunConfig, base_is_random: bool) -> float:
+    return 1e-3 if base_is_random or config.base == "mini" or config.adapter == "lora" else 1e-4
 
 
 def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
@@ -436,7 +478,7 @@ def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Write ``model/`` whole or not at all."""
     _require_there(folder.parent)
     with writing(folder), replaced(folder, "model") as half:
-        model.save_pretrained(half)
+        save_adapter(model, half) if is_adapted(model) else model.save_pretrained(half)
         tokenizer.save_pretrained(half)
 
 

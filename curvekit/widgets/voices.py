@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from curvekit.bases.adapters import share_bases
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.recipes import RECIPES
@@ -35,4 +36,5 @@ def load_voices(models: Sequence[str]) -> Voices:
         if name is None:
             raise CurvekitError(f"the model {model!r} is given twice; give every model once")
         voices[name] = open_model(base, recipe) if base and recipe in RECIPES else open_model(model)
+    share_bases(model for model, _ in voices.values())
     return voices

@@ -52,7 +52,7 @@ os.environ |= {"HF_ENDPOINT": here, "WANDB_BASE_URL": here, "HF_HUB_OFFLINE": "0
 
 from curvekit.bases import hub
 from curvekit.bases.berts import locate_encoder
-from curvekit.bases.opening import base_tokenizer
+from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.bases.weights import check_files
 from curvekit.errors import CurvekitError
 from curvekit.text.corpora import load_corpus

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-
 import nbformat
 
 from curvekit.cli import main
-from curvekit.training.settings import MAIN_RECIPES
+from curvekit.training.settings import main_recipes
 
 
 def test_report_hands_its_settings_to_the_notebooks(tmp_path, capsys):
-    from curvekit.reports import execution as reports
-
     names = "recipes = []\nseeds = []\nreport_dir = ''\ncorpus = ''\nsettings = {}\nspread = 0.0"
     cells = [
         nbformat.v4.new_code_cell(names, metadata={"tags": ["parameters"]}),
@@ -22,9 +18,22 @@ def test_report_hands_its_settings_to_the_notebooks(tmp_path, capsys):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "01_probe.ipynb")
     out = tmp_path / "report"
     argv = ["report", "--notebooks", str(tmp_path / "01_probe.ipynb"), "--out", str(out), "--recipes", "gpt2,curve"]
-    assert inspect.signature(reports.report).parameters["recipes"].default == MAIN_RECIPES
     assert main([*argv, "--seeds", "0 3", "--steps", "7", "--parameter", "spread=2.5"]) == 0
     assert capsys.readouterr().out == f"{out / 'index.html'}\n" and (out / "index.html").exists()
     executed = nbformat.read(out / "01_probe.ipynb", as_version=4)
     printed = "".join(output.get("text", "") for cell in executed.cells for output in cell.get("outputs", []))
     assert printed == "['gpt2', 'curve'] [0, 3] pydocs 7 2.5\n"
+
+
+def test_the_baseline_is_the_base_itself(tiny_bases, monkeypatch):
+    from curvekit.reports import execution
+
+    rest = ("curve", "softemax", "curve+softemax")
+    assert main_recipes("mini") == main_recipes(str(tiny_bases["gpt2"])) == ("gpt2", *rest)
+    for base in ("smollm2", "EleutherAI/gpt-neo-125m", str(tiny_bases["gpt_neo"]), str(tiny_bases["llama"])):
+        assert main_recipes(base) == ("plain", *rest)
+    asked = []
+    monkeypatch.setattr(execution, "report", lambda config, out, **rest: asked.append(rest["recipes"]))
+    main(["report", "--base", str(tiny_bases["llama"])])
+    main(["report", "--base", str(tiny_bases["llama"]), "--recipes", "curve"])
+    assert asked == [["plain", *rest], ["curve"]]

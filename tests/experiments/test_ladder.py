@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from curvekit.bases.opening import base_tokenizer
+from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError
 from curvekit.experiments import ladder
 from curvekit.experiments.ladder import Candidate, Job, Rung, difference, load_results, table, widened, work
