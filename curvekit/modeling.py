@@ -13,7 +13,9 @@ batch then need no code here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,6 +54,9 @@ def _own_implementation(config: Any) -> str | None:
     """The name of a recipe's attention among transformers', or None where it is softmax."""
     member = ATTENTIONS[config.attention]
     return None if member == "softmax" else implementation(member)
+
+
+_READING = threading.RLock()  # a block's hook reads of whichever forward is running, so only one of them is
 
 
 class _Reading(NamedTuple):
@@ -109,7 +114,7 @@ class CurveMixin(_Attending):
 
     A subclass names ``blocks`` (the list of its blocks), ``norms`` (a block's, before attention and before the MLP),
     ``embeddings`` (its embedding modules) and ``attention`` (the class of its attention modules), and hands the
-    arguments of its ``forward`` to :meth:`_run`. One forward runs at a time.
+    arguments of its ``forward`` to :meth:`_run`.
     """
 
     blocks: str
@@ -193,10 +198,13 @@ class CurveMixin(_Attending):
 
     def _run(self, forward: Callable[..., Any], *arguments: Any, **others: Any) -> Any:
         """The base's own ``forward`` of what :meth:`_prepared` makes of the arguments, and of others as they are."""
-        try:
+        if not self.mixers:
             return forward(**self._prepared(*arguments), **others)
-        finally:
-            self._reading = None
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else _READING:
+            try:
+                return forward(**self._prepared(*arguments), **others)
+            finally:
+                self._reading = None
 
     def _prepared(
         self,
