@@ -90,9 +90,7 @@ class RunConfig:
     whether it changes the run's figures.
     """
 
-    recipe: str = _setting(
-        "curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ..."
-    )
+    recipe: str = _setting("curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ...")
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)

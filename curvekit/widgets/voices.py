@@ -31,5 +31,5 @@ def load_voices(models: Sequence[str]) -> Voices:
         short = re.sub(r"-seed\d+$", "", Path(model).name)
         name = short if short not in voices else Path(model).name
         voices[name] = open_model(base, recipe) if base and recipe in RECIPES else open_model(model)
-    share_bases(model for model, _ in voices.values())
+    share_bases(voice[0] for voice in voices.values())
     return voices
