@@ -36,5 +36,5 @@ def load_voices(models: Sequence[str]) -> Voices:
         if name is None:
             raise CurvekitError(f"the model {model!r} is given twice; give every model once")
         voices[name] = open_model(base, recipe) if base and recipe in RECIPES else open_model(model)
-    share_bases(model for model, _ in voices.values())
+    share_bases(voice[0] for voice in voices.values())
     return voices
