@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, get_origin, get_type_hints
@@ -106,6 +106,22 @@ class CurveConfigMixin:
         return min(positions, (self.encoder_config or {}).get("max_position_embeddings", positions))
 
     @property
+    def output_attentions(self) -> bool:
+        """As transformers', which allows it with ``eager`` alone; a member of the family gives its weights itself."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool) -> None:
+        if self.attention == "softmax":
+            super(CurveConfigMixin, type(self)).output_attentions.fset(self, value)  # type: ignore[misc]
+        else:
+            self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        if self.attention == "softmax":
+            super().validate_output_attentions()  # type: ignore[misc]
+
+    @property
     def past_layers(self) -> int:
         """How many layers a cache holds behind those of the blocks: the curve's states, and a causal encoder's own."""
         if self.source == "none" or self.leaks:
@@ -114,13 +130,13 @@ class CurveConfigMixin:
         return 1 + ((self.encoder_config or {}).get("num_hidden_layers", 0) if reads_back else 0)
 
     @property
-    def per_layer_config(self) -> list[Any]:
+    def per_layer_config(self) -> Sequence[Any]:
         """One configuration for each layer of a cache: transformers makes as many as there are of these."""
         theirs = list(super().per_layer_config)  # type: ignore[misc]
         return theirs + theirs[-1:] * self.past_layers
 
     @per_layer_config.setter
-    def per_layer_config(self, _: Any) -> None:
+    def per_layer_config(self, per_layer_config: dict[int | str, dict[str, Any]] | None) -> None:
         raise CurvekitError("curvekit's models have layers of one shape; leave per_layer_config out")
 
 

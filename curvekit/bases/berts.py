@@ -50,8 +50,9 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     where = locate_encoder(name)
     local: dict[str, Any] = {"local_files_only": hub.local_only(where)}
     with quiet():  # it reports the checkpoint's heads, which are left out on purpose
+        kind: Any = BertModel
         try:
-            model, found = BertModel.from_pretrained(
+            model, found = kind.from_pretrained(
                 where,
                 add_pooling_layer=False,
                 use_safetensors=True,
