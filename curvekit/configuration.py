@@ -108,14 +108,14 @@ class CurveConfigMixin:
     @property
     def output_attentions(self) -> bool:
         """As transformers', which allows it with ``eager`` alone; a member of the family gives its weights itself."""
-        return self._output_attentions
+        return super().output_attentions  # type: ignore[misc]
 
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
         if self.attention == "softmax":
             super(CurveConfigMixin, type(self)).output_attentions.fset(self, value)  # type: ignore[misc]
         else:
-            self._output_attentions = value
+            self.__dict__["_output_attentions"] = value
 
     def validate_output_attentions(self) -> None:
         if self.attention == "softmax":
