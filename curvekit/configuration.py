@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, get_origin, get_type_hints
@@ -143,6 +143,22 @@ class CurveConfigMixin(_Mixed):
         return inside + ["embedding"] * ("embedding" in self.sites)
 
     @property
+    def output_attentions(self) -> bool:
+        """As transformers', which allows it with ``eager`` alone; a member of the family gives its weights itself."""
+        return super().output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool) -> None:
+        if self.attention == "softmax":
+            super(CurveConfigMixin, type(self)).output_attentions.fset(self, value)
+        else:
+            self.__dict__["_output_attentions"] = value
+
+    def validate_output_attentions(self) -> None:
+        if self.attention == "softmax":
+            super().validate_output_attentions()
+
+    @property
     def past_layers(self) -> int:
         """How many layers a cache holds behind the blocks' own: the curve's states, a causal encoder's, the mixers'."""
         if self.leaks:
@@ -154,13 +170,13 @@ class CurveConfigMixin(_Mixed):
         return 1 + ((self.encoder_config or {}).get("num_hidden_layers", 0) if reads_back else 0) + mixers
 
     @property
-    def per_layer_config(self) -> list[Any]:
+    def per_layer_config(self) -> Sequence[Any]:
         """One configuration for each layer of a cache: transformers makes as many as there are of these."""
         theirs = list(super().per_layer_config)
         return theirs + theirs[-1:] * self.past_layers
 
     @per_layer_config.setter
-    def per_layer_config(self, _: Any) -> None:
+    def per_layer_config(self, per_layer_config: dict[int | str, dict[str, Any]] | None) -> None:
         raise CurvekitError("curvekit's models have layers of one shape; leave per_layer_config out")
 
 
@@ -174,19 +190,19 @@ def _own_hints() -> dict[str, Any]:
 OWN_FIELDS = frozenset(_own_hints())
 
 
-class CurveGPT2Config(CurveConfigMixin, GPT2Config):  # type: ignore[misc]  # a property of theirs is ours
+class CurveGPT2Config(CurveConfigMixin, GPT2Config):
     """GPT-2's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt2"
 
 
-class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):  # type: ignore[misc]  # a property of theirs is ours
+class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):
     """GPT-Neo's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt_neo"
 
 
-class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):  # type: ignore[misc]  # a property of theirs is ours
+class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
     """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_llama"

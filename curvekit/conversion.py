@@ -3,7 +3,9 @@ r"""Conversion: a model that was pretrained with softmax becomes a SoftEMax mode
 Adding a constant o to all scores of a head changes nothing in softmax; in SoftEMax it moves the sink to b = log C - o.
 So a head may begin with a sink so low that it takes no more than a given share of any query's attention,
 
-    exp(b - L_i) = sigmoid(b - lse_i) <= share for all i:   b = min_i lse_i + logit(share),   lse_i = log sum_j exp(s_ij),
+    exp(b - L_i) = sigmoid(b - lse_i) <= share for all i:    b = min_i lse_i + logit(share),
+
+with ``lse_i = log sum_j exp(s_ij)``,
 
 found for each head from a few texts, and learn it from there. (A bound on the mean over queries is not enough: a head
 whose scores are high most of the time gets a high sink, which then takes the few queries that matter.)

@@ -341,14 +341,15 @@ class CurveMixin(_Attending):
 
     def _check_room(self, past: int | Tensor, time: int, position_ids: Tensor | None) -> None:
         """Refuse more positions than there are; a row of several documents may hold more tokens than that."""
-        most = self.config.max_context
-        if not isinstance(past, int) or past + time <= most or torch.compiler.is_compiling():
+        most, static = self.config.max_context, self.config.context == "static"
+        unbounded = static and "wpe" not in self.embeddings  # rotations have no table that ends
+        if unbounded or not isinstance(past, int) or past + time <= most or torch.compiler.is_compiling():
             return
         needed = past + time if position_ids is None else int(position_ids.max()) + 1
         if needed > most:
             raise CurvekitError(
-                f"{needed} tokens are more than the {most} positions of the model; "
-                "shorten the text, or use context='static'"
+                f"{needed} tokens are more than the {most} positions of the model; shorten the text"
+                + ("" if static else ", or use context='static'")
             )
 
     def _own_layers(self, cache: Cache | None) -> list[Any]:
@@ -396,10 +397,13 @@ class CurveForCausalLMMixin(_Attending):
         if own is not None:
             config._attn_implementation = own
         wanted = config._attn_implementation
+        checkpointing = getattr(config, "gradient_checkpointing", False)
         config._attn_implementation = "eager"  # every base knows it; the model that is made here is replaced below
         with init.no_init_weights():
             super().__init__(config)
         config._attn_implementation = wanted
+        if checkpointing:  # which a model takes out of its configuration
+            config.gradient_checkpointing = True
         setattr(self, self.base_model_prefix, self.base(config))
         self.loss_type = "ForCausalLM"  # not every class name says so, and the Trainer would miscount tokens
         self.post_init()

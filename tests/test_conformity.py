@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny import builder
@@ -70,6 +72,17 @@ def test_the_plain_recipe_is_transformers_own(make, base, recipe):
     (loss, gradients), (again, same) = map(loss_and_gradients, (ours, theirs))
     assert loss == pytest.approx(again, abs=1e-6) and gradients.keys() == same.keys()
     assert all(torch.allclose(gradients[name], same[name], atol=1e-5) for name in same)
+
+
+@pytest.mark.parametrize("recipe", CAUSAL)
+def test_more_words_than_positions_are_read_where_the_base_reads_them(make, recipe):
+    """Rotations go on beyond the 64 positions of the tiny bases; tables of positions, an encoder's too, end."""
+    model, ids = make(recipe), IDS.repeat(1, 6)
+    if model.config.model_type == "curve_llama" and recipe != "curve-causal":
+        assert logits(model, ids).isfinite().all()
+    else:
+        with pytest.raises((CurvekitError, IndexError), match="more than the|out of range"):
+            logits(model, ids)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -296,6 +309,18 @@ def test_hidden_states_and_attentions_on_request(make, recipe):
             assert (rows < 1).all() and (rows > 0).all()
 
 
+@pytest.mark.parametrize("recipe", ["softemax", "sink"])
+def test_a_configuration_may_ask_for_the_attentions(make, recipe, tmp_path):
+    model = make(recipe)
+    model.save_pretrained(tmp_path)
+    asked = AutoModelForCausalLM.from_pretrained(tmp_path, output_attentions=True)
+    with torch.no_grad():
+        found, wanted = asked(IDS), model(IDS, output_attentions=True)
+    assert all(torch.equal(*pair) for pair in zip(found.attentions, wanted.attentions, strict=True))
+    with pytest.raises(ValueError, match="not supported when using the `attn_implementation` set to sdpa"):
+        make("plain").config.output_attentions = True  # as in transformers
+
+
 @pytest.mark.parametrize("recipe", CAUSAL)
 def test_generation_returns_them_too(make, recipe):
     settings = {"output_attentions": True, "output_hidden_states": True, "output_logits": True}
@@ -390,6 +415,14 @@ def test_gradient_checkpointing_changes_nothing(make, recipe, reentrant):
     again, same = loss_and_gradients(model)
     assert again == pytest.approx(loss, abs=1e-6) and set(same) == set(gradients)
     assert all(torch.allclose(same[n], gradients[n], atol=1e-6) for n in gradients)
+
+
+@pytest.mark.parametrize("recipe", ["plain", "curve+softemax"])
+def test_a_configuration_may_ask_for_checkpointing(make, recipe):
+    config = copy.deepcopy(make(recipe).config)
+    config.gradient_checkpointing = True
+    model = type(make(recipe))(config)
+    assert model.is_gradient_checkpointing and not hasattr(model.config, "gradient_checkpointing")
 
 
 @pytest.mark.parametrize("recipe", ["gpt2", "curve", "curve-causal", "curve+softemax"])
