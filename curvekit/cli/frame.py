@@ -31,6 +31,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "evaluate",
     "generate",
     "compare",
+    "serve",
     "bench",
 )
 # What lies outside a program: its message says more than a traceback.

@@ -84,7 +84,9 @@ class Row:
         draws: bool,
         deadline: float,
         wake: Callable[[], object],
+        begun: bool,
     ) -> None:
+        self.begun = begun  # its first token is an end-of-text that was put before the prompt
         self.prompt, self.ids, self.truncated, self.sampling = prompt, ids, truncated, sampling
         self.alternatives, self.score, self.draws, self.deadline, self.wake = alternatives, score, draws, deadline, wake
         self.steps: list[_Step] = []
@@ -217,6 +219,7 @@ class Batcher:
             draws,
             time.perf_counter() + seconds,
             wake,
+            isinstance(prompt, str) and len(whole) <= room,
         )
         with self._changed:
             if self._closed:
@@ -282,6 +285,9 @@ class Batcher:
                 row.end(stopped=True)
         if not self._cached:
             self.rows = [row for row in self.rows if not row.over] + joining
+            for row in joining:
+                if row.score:
+                    self._read([row], score=True)
             if self.rows:
                 self._draw(self.rows, self._read(self.rows)[0])
                 self.rows = [row for row in self.rows if not row.over]
@@ -289,7 +295,7 @@ class Batcher:
         read: list[tuple[list[Row], DynamicCache, Tensor]] = []
         for group in _alike(joining, lambda row: row.score):
             for some in [[row] for row in group] if group[0].score else [group]:
-                logits, cache, mask = self._read(some)
+                logits, cache, mask = self._read(some, score=some[0].score)
                 self._draw(some, logits)
                 read.append((some, cache, mask))
         parts = [(self.rows, self._cache, self._mask)] if self._cache is not None else []
@@ -328,15 +334,14 @@ class Batcher:
         else:
             row.kind = id(row)
 
-    def _read(self, rows: list[Row]) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _read(self, rows: list[Row], score: bool = False) -> tuple[Tensor, DynamicCache, Tensor]:
         """Read all that the rows hold: the logits ``[rows, vocabulary]`` of their next tokens, their past, its mask."""
         whole = [row.ids + row.new for row in rows]
         ids, mask = _padded(whole, _pad(self.tokenizer), self.model.device)
         cache = DynamicCache(config=self.model.config) if self._cached else None
-        scored = rows[0].score and not rows[0].new
-        options = {"logits_to_keep": 1} if self._trims and not scored else {}
+        options = {"logits_to_keep": 1} if self._trims and not score else {}
         logits = self._forward(ids, mask, cache, is_first_iteration=True, **options)
-        if scored:
+        if score:
             self._score(rows[0], logits[0])
         return logits[:, -1], cache, mask  # type: ignore[return-value]
 
