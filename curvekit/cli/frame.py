@@ -32,6 +32,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "generate",
     "compare",
     "serve",
+    "demo",
     "bench",
 )
 # What lies outside a program: its message says more than a traceback.

@@ -40,12 +40,13 @@ const percent = (p) => `${p >= 0.001 ? (100 * p).toFixed(1) : (100 * p).toPrecis
 const quoted = (text) => `“${text.replace(/\n/g, "↵").replace(/\t/g, "→")}”`;
 
 function token(piece) {
-  const span = made("span", piece.text);
+  const space = piece.text.match(/^\s*/)[0]; // stays white: a line that wraps would end in a sliver of colour
+  const span = made("span", piece.text.slice(space.length));
   span.style.background = shade(piece.probability);
   const others = (piece.alternatives || []).filter(([text]) => text !== piece.text);
   const lines = others.map(([text, p]) => `${quoted(text)} ${percent(p)}`);
   span.title = [`${quoted(piece.text)} ${percent(piece.probability)}`, ...(lines.length ? ["or", ...lines] : [])].join("\n");
-  return span;
+  return [space, span];
 }
 
 async function failure(response) {
@@ -97,7 +98,7 @@ async function generate() {
         say(`${value.tokens} tokens, ${speed} a second, ended by ${value.reason}, seed ${value.seed}${left}`);
       } else {
         count += 1;
-        box.append(token(value));
+        box.append(...token(value));
         say(`${count} tokens`);
       }
     }
