@@ -149,7 +149,14 @@ def test_no_public_name_is_also_a_room_of_its_wing(wing):
 def test_the_library_imports_no_notebook_no_test_and_only_widgets_import_widgets(path):
     names = {name.split(".")[0] for name in imported(path)}
     assert not names & {"notebooks", "tests", "conftest"}
-    assert wing_of(name_of(path)) == "serving" or not names & {"flask", "fastapi", "starlette", "uvicorn", "gradio", "ray"}
+    assert wing_of(name_of(path)) == "serving" or not names & {
+        "flask",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "gradio",
+        "ray",
+    }
     assert wing_of(name_of(path)) == "widgets" or "ipywidgets" not in names
 
 

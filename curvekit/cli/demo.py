@@ -18,10 +18,14 @@ def add(commands: Commands) -> None:
         "  curvekit demo mini\n  curvekit demo runs/curve runs/gpt2 --port 0",
     )
     each.add_argument("models", nargs="+", metavar="MODEL", help="a base, a run's folder or a saved model's folder")
-    each.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s: this machine)")
+    each.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s: this machine)"
+    )
     each.add_argument("--port", type=int, default=7860, metavar="N", help="0: a free one (default: %(default)s)")
     each.add_argument("--prompt", default="The river", help="what stands in the field at first (default: %(default)s)")
-    each.add_argument("--key-file", type=path, metavar="FILE", help="holds the password of the user `curvekit`; or CURVEKIT_API_KEY")
+    each.add_argument(
+        "--key-file", type=path, metavar="FILE", help="holds the password of the user `curvekit`; or CURVEKIT_API_KEY"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

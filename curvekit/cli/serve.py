@@ -33,15 +33,27 @@ def add(commands: Commands) -> None:
         "  curvekit serve mini --ray --replicas 2       on a Ray cluster, or a local one",
     )
     each.add_argument("models", nargs="+", metavar="MODEL", help="a base, a run's folder or a saved model's folder")
-    each.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s: this machine)")
+    each.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s: this machine)"
+    )
     each.add_argument("--port", type=int, default=8000, metavar="N", help="0: a free one (default: %(default)s)")
-    each.add_argument("--key-file", type=path, metavar="FILE", help="holds the key that clients must give; or CURVEKIT_API_KEY")
-    each.add_argument("--log-requests", action="store_true", help="a line for each request: its time, route and status; never its text")
+    each.add_argument(
+        "--key-file", type=path, metavar="FILE", help="holds the key that clients must give; or CURVEKIT_API_KEY"
+    )
+    each.add_argument(
+        "--log-requests",
+        action="store_true",
+        help="a line for each request: its time, route and status; never its text",
+    )
     for flag, (_, help) in BOUNDS.items():
         each.add_argument(f"--{flag}", type=positive, metavar="N", help=help)
     each.add_argument("--ray", action="store_true", help="deploy with Ray Serve (extra ray)")
-    each.add_argument("--replicas", type=positive, default=1, metavar="N", help="with --ray: copies of the service, at least")
-    each.add_argument("--most-replicas", type=positive, metavar="N", help="with --ray: copies at most, as the load asks")
+    each.add_argument(
+        "--replicas", type=positive, default=1, metavar="N", help="with --ray: copies of the service, at least"
+    )
+    each.add_argument(
+        "--most-replicas", type=positive, metavar="N", help="with --ray: copies at most, as the load asks"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,7 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
         from curvekit.serving.service import application
     except ImportError as error:
         raise running.needs_extra() from error
-    bounds = {name: value for flag, (name, _) in BOUNDS.items() if (value := getattr(arguments, flag.replace("-", "_")))}
+    bounds = {
+        name: value for flag, (name, _) in BOUNDS.items() if (value := getattr(arguments, flag.replace("-", "_")))
+    }
     limits = Limits(**{each.name: bounds[each.name] for each in fields(Limits) if each.name in bounds})
     if arguments.ray:
         from curvekit.serving.clusters import deploy

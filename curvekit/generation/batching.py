@@ -388,7 +388,7 @@ class Batcher:
     def _draw_alike(self, group: Sequence[Row], scores: Tensor) -> None:
         first = group[0]
         ids = torch.tensor([first.ids + first.new], device=scores.device)  # read by filters of one row alone
-        scores = first.filters(ids, scores)
+        scores = first.filters(ids, scores)  # type: ignore[arg-type]
         if first.sampling.temperature > 0:
             odds = scores.softmax(-1)
             drawn = [torch.multinomial(odds[place], 1, generator=row.dice) for place, row in enumerate(group)]
@@ -417,7 +417,7 @@ class Batcher:
     # Who is in the cache
 
     def _arrange(self, parts: Iterable[tuple[list[Row], DynamicCache | None, Tensor]]) -> None:
-        """Put the past of the rows that go on into one cache, each right-aligned; nothing moves if nobody comes or goes."""
+        """Put the past of the rows that go on into one cache, right-aligned; if nobody comes or goes, nothing moves."""
         chosen = []
         for rows, cache, mask in parts:
             kept = [place for place, row in enumerate(rows) if not row.over]
@@ -433,7 +433,7 @@ class Batcher:
         width = max(int(mask[kept].sum(-1).max()) for _, kept, _, mask in chosen)
         self.rows = [rows[place] for rows, kept, _, _ in chosen for place in kept]
         self._mask = torch.cat([_aligned(mask[kept], width, -1) for _, kept, _, mask in chosen])
-        layers = []
+        layers: list[Any] = []
         for same in zip(*(cache.layers for _, _, cache, _ in chosen), strict=True):
             if not all(type(layer) in (DynamicLayer, GrowingLayer) for layer in same):
                 self._cached = False  # a past of another kind is read anew at every turn

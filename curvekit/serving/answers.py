@@ -85,7 +85,9 @@ class Generated:
 
     def pieces(self, place: int, row: Row, pieces: Sequence[Piece], over: bool) -> list[bytes]:
         index = {"index": place} if self.order.n > 1 else {}
-        return [event(index | self._piece(piece)) for piece in pieces if piece.text or self.order.alternatives is not None]
+        return [
+            event(index | self._piece(piece)) for piece in pieces if piece.text or self.order.alternatives is not None
+        ]
 
     def end(self, rows: Sequence[Row]) -> list[bytes]:
         return [event(self.told([row.completion(self.voice.tokenizer) for row in rows]), "done")]

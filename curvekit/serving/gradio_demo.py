@@ -16,20 +16,23 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import gradio as gr  # noqa: E402  it reads its environment when it is imported
+import gradio as gr
 
-from curvekit.errors import CurvekitError  # noqa: E402
-from curvekit.figures.shading import token_probabilities_html  # noqa: E402
-from curvekit.generation.batching import Reader, Row  # noqa: E402
-from curvekit.generation.sampling import Sampling  # noqa: E402
-from curvekit.generation.streams import Piece  # noqa: E402
-from curvekit.serving.orders import Limits, Refused  # noqa: E402
-from curvekit.serving.voices import Choir  # noqa: E402
+from curvekit.errors import CurvekitError
+from curvekit.figures.shading import token_probabilities_html
+from curvekit.generation.batching import Reader, Row
+from curvekit.generation.sampling import Sampling
+from curvekit.generation.streams import Piece
+from curvekit.serving.orders import Limits, Refused
+from curvekit.serving.voices import Choir
 
 USERS = 8  # whose texts are written at the same time; more wait in Gradio's queue
 QUEUE = 64
 REDRAW = 0.1  # seconds between two pictures of a growing text
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Arial", "sans-serif"]
+HEAD = """# curvekit
+The same prompt, settings and seed write the same text here, over HTTP, on the command line and in a notebook. A token
+is the darker, the less likely its model held it."""
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 .curvekit-text { border: 1px solid #d9dde1; border-radius: 8px; padding: 12px 14px; background: #fff; color: #1f2328; }
@@ -77,10 +80,10 @@ def demo(
     theme = gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "Menlo", "monospace"])
     with gr.Blocks(title="curvekit: models to try", analytics_enabled=False) as blocks:
         session = gr.State(secrets.token_hex)
-        gr.Markdown("# curvekit\nThe same prompt, settings and seed write the same text here, over HTTP, on the "
-                    "command line and in a notebook. A token is the darker, the less likely its model held it.")  # fmt: skip
+        gr.Markdown(HEAD)
         text = gr.Textbox(prompt, label="prompt", lines=3, max_length=20_000, elem_id="prompt")
-        which = gr.CheckboxGroup(names, value=names[:2], label="models, side by side", visible=len(names) > 1)
+        several = len(names) > 1
+        which = gr.CheckboxGroup(names, value=names[:2], label="models, side by side", visible=several)
         with gr.Row():
             length = gr.Slider(50, 500, 100, step=10, label="length in tokens")
             temperature = gr.Slider(0.1, 2.0, 0.8, step=0.05, label="temperature")
@@ -96,7 +99,7 @@ def demo(
         # Not queued: it must reach a text that is being written, whoever else waits.
         end.click(halt, [session], None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.queue(max_size=QUEUE, default_concurrency_limit=USERS)
-    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close}  # type: ignore[attr-defined]
+    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close}
     return blocks
 
 
@@ -166,7 +169,11 @@ def _foot(choir: Choir, name: str, rows: Mapping[str, Row], whole: float) -> str
     """How a text came about; of several models, each one's share of the time."""
     row = rows[name]
     done = row.completion(choir[name].tokenizer)
-    told = [f"{done.tokens} tokens", f"{done.tokens_per_second:.0f} a second", f"first after {done.first_token_seconds:.2f} s"]
+    told = [
+        f"{done.tokens} tokens",
+        f"{done.tokens_per_second:.0f} a second",
+        f"first after {done.first_token_seconds:.2f} s",
+    ]
     if len(rows) > 1 and whole:
         told.append(f"{done.seconds / whole:.0%} of the time")
     told.append("stopped" if done.reason == "stopped" else f"ended by {done.reason}")

@@ -7,7 +7,6 @@ this service cannot honour is refused by name and never left out silently.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -43,7 +42,7 @@ class Limits:
 class Refused(CurvekitError):
     """A request that is not honoured: its HTTP status, one sentence, and the field that is to blame."""
 
-    def __init__(self, message: str, status: int = 400, field: str | None = None, headers: Mapping[str, str] = {}):  # noqa: B006
+    def __init__(self, message: str, status: int = 400, field: str | None = None, headers: Mapping[str, str] = {}):
         super().__init__(message)
         self.status, self.field, self.headers = status, field, dict(headers)
 
@@ -102,7 +101,7 @@ def parse(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
-        raise Refused(f"the body is a JSON {_kind(value)}; send an object such as {{\"prompt\": \"The river\"}}")
+        raise Refused(f'the body is a JSON {_kind(value)}; send an object such as {{"prompt": "The river"}}')
     return {name: each for name, each in value.items() if each is not None}
 
 
@@ -139,7 +138,7 @@ def counted(body: Mapping[str, Any], name: str, default: Any, least: int, most: 
     return value
 
 
-def _known(body: Mapping[str, Any], names: Iterable[str], refused: Mapping[str, Sequence[Any]] = {}) -> None:  # noqa: B006
+def _known(body: Mapping[str, Any], names: Iterable[str], refused: Mapping[str, Sequence[Any]] = {}) -> None:
     """Refuse a field that is unknown, or whose value asks for what there is not; ``refused`` tells what is nothing."""
     names = set(names)
     for name, value in body.items():
@@ -164,16 +163,20 @@ def _sampling(body: Mapping[str, Any], defaults: Mapping[str, Any], tokens: int)
     values["max_new_tokens"] = tokens
     stop = body.get("stop", ())
     stop = [stop] if isinstance(stop, str) else stop
-    if not isinstance(stop, list | tuple) or len(stop) > 16 or not all(isinstance(t, str) and 0 < len(t) <= 200 for t in stop):
+    if (
+        not isinstance(stop, list | tuple)
+        or len(stop) > 16
+        or not all(isinstance(t, str) and 0 < len(t) <= 200 for t in stop)
+    ):
         raise wrong("stop", stop, "a text, or up to 16 texts, of 1 to 200 characters")
     values["stop"] = tuple(stop)
     values.setdefault("seed", random.SystemRandom().getrandbits(32))
     for name, least, most in (("temperature", 0.01, 100), ("repetition_penalty", 0.01, 100)):
         value = values.get(name)
-        if isinstance(value, float | int) and not isinstance(value, bool) and value:
-            if not math.isfinite(value) or not least <= value <= most:
-                either = "0 (greedy), or " if name == "temperature" else ""
-                raise wrong(name, value, f"{either}a number from {least} to {most}")
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        if number and value and not least <= value <= most:
+            either = "0 (greedy), or " if name == "temperature" else ""
+            raise wrong(name, value, f"{either}a number from {least} to {most}")
     for name in ("top_k", "no_repeat_ngram_size"):
         if isinstance(values.get(name), int) and abs(values[name]) > 10**6:
             raise wrong(name, values[name], "a whole number from 0 to 1000000")
@@ -333,11 +336,18 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
     for each in messages:
         if not isinstance(each, dict) or each.get("role") not in ROLES:
             raise wrong("messages", each, f"messages with a role among {', '.join(ROLES)}")
-        if extra := {name for name, value in each.items() if value is not None} - {"role", "content", "name", "refusal"}:
+        if extra := {name for name, value in each.items() if value is not None} - {
+            "role",
+            "content",
+            "name",
+            "refusal",
+        }:
             raise Refused(f"{min(extra)} in a message is not supported", field="messages")
         content = each.get("content")
         if isinstance(content, list):
-            if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content):
+            if not all(
+                isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content
+            ):
                 raise Refused("a message may hold text alone; send parts of the type text", field="messages")
             content = "".join(part["text"] for part in content)
         if not isinstance(content, str):

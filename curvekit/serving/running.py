@@ -1,4 +1,4 @@
-"""A service that runs: a port that is free, a key where others can reach it, and an end that finishes what was begun."""
+"""A service that runs: a free port, a key where others can reach it, and an end that finishes what was begun."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def key_of(host: str, file: Path | None, environment: Mapping[str, str]) -> str 
             )
         return None
     if len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key:
-        raise CurvekitError("the key is shorter than 16 characters, or holds others than ASCII letters; make a longer one")
+        raise CurvekitError(
+            "the key is shorter than 16 characters, or holds others than ASCII letters; make a longer one"
+        )
     return key
 
 
@@ -168,7 +170,9 @@ def in_thread(app: Any, bound: socket.socket, seconds: float = 5.0) -> Iterator[
 
 
 @contextlib.contextmanager
-def serve(*models: Any, host: str = "127.0.0.1", port: int = 0, key: str | None = None, limits: Any = None) -> Iterator[str]:
+def serve(
+    *models: Any, host: str = "127.0.0.1", port: int = 0, key: str | None = None, limits: Any = None
+) -> Iterator[str]:
     """A service in this process, for as long as one is inside: ``with serve(run) as url:``.
 
     Args:

@@ -226,9 +226,7 @@ def application(
         body = await service.body(request)
         return await service.answer(request, Completed, completion_order(body, service.limits, positions))
 
-    @app.post(
-        "/v1/chat/completions", openapi_extra=documented(CHAT, ["messages"]), summary="OpenAI's chat completions"
-    )
+    @app.post("/v1/chat/completions", openapi_extra=documented(CHAT, ["messages"]), summary="OpenAI's chat completions")
     async def chat(request: Request) -> Response:
         body = await service.body(request)
         room = lambda name, messages: choir.named(name).chat(messages)  # noqa: E731
@@ -284,8 +282,7 @@ def application(
 _KINDS = {"int": {"type": "integer"}, "float": {"type": "number"}}
 _STOP = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _SETTINGS: dict[str, Any] = {
-    each.name: _KINDS.get(str(each.type), _STOP) | {"description": each.metadata["help"]}
-    for each in fields(Sampling)
+    each.name: _KINDS.get(str(each.type), _STOP) | {"description": each.metadata["help"]} for each in fields(Sampling)
 }
 _STREAM = {"type": "boolean", "description": "server-sent events, token by token"}
 _MODEL = {"type": "string", "description": "its name; the first of the service where it is left out"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,7 @@ PING = 15.0  # seconds without a word after which a stream says that it lives
 class Voice:
     """A model under a name, with its batch."""
 
-    def __init__(
-        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits
-    ) -> None:
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
         self.name, self.model, self.tokenizer, self.limits = name, model, tokenizer, limits
         self.batcher = Batcher(model, tokenizer, most=limits.batch, waiting=limits.waiting)
         self.searching = 0
@@ -70,7 +69,7 @@ class Voice:
             )
         try:
             ids = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+                [dict(each) for each in messages], add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except Exception as error:  # whatever a template finds wrong with a conversation
             raise Refused(f"the chat template refuses these messages: {first_line(error)}", field="messages") from error
@@ -141,10 +140,8 @@ class Waker:
     def __call__(self) -> None:
         if not self._set:
             self._set = True
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._event.set)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                pass
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Whether it was woken, rather than ``seconds`` passed."""

@@ -23,7 +23,13 @@ def talker(tiny_tokenizer):
     torch.manual_seed(0)
     end = tiny_tokenizer.eos_token_id
     config = GPT2Config(
-        vocab_size=len(tiny_tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2, bos_token_id=end, eos_token_id=end
+        vocab_size=len(tiny_tokenizer),
+        n_positions=256,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=end,
+        eos_token_id=end,
     )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
@@ -73,7 +79,9 @@ def idle(client):
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             lines = client.get("/metrics").text.splitlines()
-            if all(line.endswith(" 0.0") for line in lines if line.startswith(("curvekit_running{", "curvekit_waiting{"))):
+            if all(
+                line.endswith(" 0.0") for line in lines if line.startswith(("curvekit_running{", "curvekit_waiting{"))
+            ):
                 return time.monotonic() - began
             time.sleep(0.02)
         pytest.fail(f"something is still being written after {seconds} s")

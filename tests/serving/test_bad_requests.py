@@ -16,21 +16,22 @@ GOOD = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
 }
 FIELDS = {
-    "/generate": ("prompt", "max_length", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n",
-                  "stream", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "alternatives", "model"),
-    "/v1/completions": ("prompt", "max_tokens", "temperature", "top_p", "n", "logprobs", "echo", "stop", "seed", "stream",
-                        "best_of", "model", "suffix", "logit_bias", "stream_options"),
+    "/generate": ("prompt", "max_length", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
+                  "n", "stream", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "alternatives", "model"),
+    "/v1/completions": ("prompt", "max_tokens", "temperature", "top_p", "n", "logprobs", "echo", "stop", "seed",
+                        "stream", "best_of", "model", "suffix", "logit_bias", "stream_options"),
     "/v1/chat/completions": ("messages", "max_tokens", "temperature", "n", "logprobs", "top_logprobs", "tools", "stop",
                              "seed", "stream", "model", "response_format"),
 }  # fmt: skip
 VALUES = (
-    -1, 10**30, 1e308, -1e-300, 1e-300, "", "x", "💥" * 50, [], [[]], {}, {"a": 1}, [None], [True], ["a", 1], [-5], [10**9],
-    "\u0000", "word " * 3000, [[1, 2], "a"],
+    -1, 10**30, 1e308, -1e-300, 1e-300, "", "x", "💥" * 50, [], [[]], {}, {"a": 1}, [None], [True], ["a", 1], [-5],
+    [10**9], "\u0000", "word " * 3000, [[1, 2], "a"],
 )  # fmt: skip
 BODIES = (
     b"", b"{", b"null", b"[]", b"3", b'"text"', b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"\x00",
-    b'{"prompt": "a", "temperature": NaN}', b'{"prompt": "a", "temperature": Infinity}', b'{"prompt": "a", "seed": 1e999}',
-    b"[" * 90_000, b'{"a":' * 15_000, b'{"prompt": "a", "seed": ' + b"9" * 6000 + b"}", b'{"prompt": "a",}',
+    b'{"prompt": "a", "temperature": NaN}', b'{"prompt": "a", "temperature": Infinity}',
+    b'{"prompt": "a", "seed": 1e999}', b"[" * 90_000, b'{"a":' * 15_000, b'{"prompt": "a", "seed": ' + b"9" * 6000 + b"}",
+    b'{"prompt": "a",}',
     b'{"stop": ["\\udfff"], "prompt": "a"}', b"{'prompt': 'a'}", b'{"prompt": "a"} {}',
 )  # fmt: skip
 

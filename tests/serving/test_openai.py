@@ -76,7 +76,9 @@ def test_logprobs_are_the_models_for_the_prompt_and_for_what_was_written(ai, tal
     with torch.no_grad():
         for _ in range(4):
             logits = model(torch.tensor([ids + new])).logits[0]
-            logits[len(ids) - 1 :, tokenizer.eos_token_id] = -math.inf  # the model never ends, see its generation config
+            logits[
+                len(ids) - 1 :, tokenizer.eos_token_id
+            ] = -math.inf  # the model never ends, see its generation config
             new.append(int(logits[-1].argmax()))
         odds = logits.log_softmax(-1)
     assert len(told.tokens) == len(ids) + 4 and told.token_logprobs[0] is None and told.top_logprobs[0] is None
@@ -119,7 +121,14 @@ def test_a_chat_is_the_template_continued_whole_and_as_a_stream(ai, talker):
 
 
 def test_a_seed_and_n_hold_in_chats(ai):
-    settings = {"model": "talker", "messages": MESSAGES, "max_completion_tokens": 12, "temperature": 1, "n": 2, "seed": 3}
+    settings = {
+        "model": "talker",
+        "messages": MESSAGES,
+        "max_completion_tokens": 12,
+        "temperature": 1,
+        "n": 2,
+        "seed": 3,
+    }
     first, again = (ai.chat.completions.create(**settings) for _ in range(2))
     texts = [each.message.content for each in first.choices]
     assert texts == [each.message.content for each in again.choices] and texts[0] != texts[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -92,17 +93,19 @@ def test_a_client_that_leaves_stops_its_text_streaming_or_not(client, idle, url)
     with client.stream("POST", "/generate", json=body) as response:
         next(response.iter_lines())
     assert idle() < 1.0
-    left = [line for line in client.get("/metrics").text.splitlines() if line.startswith("curvekit_clients_left_total")]
+    left = lambda: re.findall("curvekit_clients_left_total .*", client.get("/metrics").text)  # noqa: E731
+    before = left()
     host, port = url.removeprefix("http://").split(":")
     data = json.dumps(body | {"stream": False}).encode()
-    head = f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(data)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(head.encode() + data)
         deadline = time.monotonic() + 10
         while 'curvekit_running{model="talker"} 0.0' in client.get("/metrics").text:
             assert time.monotonic() < deadline
     assert idle() < 1.0
-    assert left != [line for line in client.get("/metrics").text.splitlines() if line.startswith("curvekit_clients_left_total")]
+    assert left() != before
 
 
 def test_a_beam_search_stops_when_its_client_leaves(client, voices, url):
@@ -174,7 +177,9 @@ def test_health_models_and_metrics_tell_what_there_is(client, talker):
 
 
 def test_nothing_allows_other_origins_and_other_names_are_refused(client, url):
-    answer = client.options("/generate", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"})
+    answer = client.options(
+        "/generate", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    )
     assert not [name for name in answer.headers if name.startswith("access-control")]
     port = url.rpartition(":")[2]
     assert client.get("/health", headers={"Host": f"evil.example:{port}"}).status_code == 421
