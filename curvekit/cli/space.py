@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         "write a folder that is a Hugging Face Space of a run",
         "  curvekit space runs/curve spaces/curve\n  cd spaces/curve && python app.py",
     )
-    each.add_argument("run", metavar="RUN", help="a run's folder, a saved model's folder, or a base")
+    each.add_argument("model", metavar="RUN", help="a run's folder, a saved model's folder, or a base")
     each.add_argument("folder", type=path, metavar="FOLDER", help="a new one")
 
 
@@ -28,4 +28,4 @@ def run(arguments: argparse.Namespace) -> None:
         raise needs_extra() from error
     from curvekit.serving.spaces import space
 
-    print(space(arguments.run, arguments.folder))
+    print(space(arguments.model, arguments.folder))

@@ -30,9 +30,11 @@ VALUES = (
 BODIES = (
     b"", b"{", b"null", b"[]", b"3", b'"text"', b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"\x00",
     b'{"prompt": "a", "temperature": NaN}', b'{"prompt": "a", "temperature": Infinity}',
-    b'{"prompt": "a", "seed": 1e999}', b"[" * 90_000, b'{"a":' * 15_000, b'{"prompt": "a", "seed": ' + b"9" * 6000 + b"}",
+    b'{"prompt": "a", "seed": 1e999}', b"[" * 90_000, b'{"a":' * 15_000,
+    b'{"prompt": "a", "seed": ' + b"9" * 6000 + b"}",
     b'{"prompt": "a",}',
-    b'{"stop": ["\\udfff"], "prompt": "a"}', b"{'prompt': 'a'}", b'{"prompt": "a"} {}',
+    b'{"stop": ["\\udfff"], "prompt": "a"}',
+    b"{'prompt': 'a'}", b'{"prompt": "a"} {}',
 )  # fmt: skip
 
 

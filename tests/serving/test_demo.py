@@ -23,8 +23,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 @pytest.fixture(scope="module")
-def demo_url(voices, limits):
-    blocks = gradio_demo.demo(voices, limits=limits)
+def demo_url(talker, limits):
+    blocks = gradio_demo.demo({"talker": talker, "echo": talker}, limits=limits)
     _, url, _ = gradio_demo.launch(blocks, server_name="127.0.0.1", server_port=None, prevent_thread_lock=True)
     yield url
     blocks.close()
