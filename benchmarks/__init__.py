@@ -9,4 +9,4 @@ computed the same thing and did not.
     curvekit bench attention    one
 """
 
-GROUPS = ("startup", "attention", "curve", "training", "pipeline", "generation", "perplexity", "packing")
+GROUPS = ("startup", "attention", "curve", "training", "pipeline", "generation", "perplexity", "packing", "serving")

@@ -12,7 +12,7 @@ import pytest
 import curvekit
 from curvekit.cli.frame import COMMANDS
 
-HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "matplotlib", "IPython", "wandb")
+HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "matplotlib", "IPython", "wandb", "fastapi", "gradio")
 
 
 def loaded_after(code: str) -> set[str]:

@@ -35,6 +35,9 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "compare",
     "check",
     "merge",
+    "serve",
+    "demo",
+    "space",
     "bench",
 )
 # What lies outside a program: its message says more than a traceback.

@@ -118,11 +118,13 @@ def complete(
     prompts: Sequence[str],
     *,
     batch_size: int = 16,
+    cancel: threading.Event | None = None,
     **settings: Any,
 ) -> Iterator[Completion]:
     """As :func:`generate`, with how each continuation came about; yields them batch by batch.
 
-    The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one.
+    The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one. Once ``cancel``
+    is set, the token in progress is the last one.
     """
     sampling = Sampling(**settings)
     if isinstance(prompts, str):
@@ -131,7 +133,7 @@ def complete(
         raise CurvekitError(f"batch_size is {batch_size}; give 1 or more")
     if prompts:
         _room(model, sampling)
-    return _complete(model, tokenizer, prompts, batch_size, sampling)
+    return _complete(model, tokenizer, prompts, batch_size, sampling, cancel or threading.Event())
 
 
 def _complete(
@@ -140,17 +142,20 @@ def _complete(
     prompts: Sequence[str],
     batch_size: int,
     sampling: Sampling,
+    cancel: threading.Event,
 ) -> Iterator[Completion]:
     copies = sampling.num_return_sequences
     drawn = copies if sampling.num_beams == 1 else 1  # a search draws for all beams of a prompt at once
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        clock = _Clock()
+        if cancel.is_set():
+            return
+        clock = _Clock((cancel,))
         inputs, truncated = _encode(model, tokenizer, batch, sampling)
         seeds = [row_seed(sampling.seed, row) for row in range(start * drawn, (start + len(batch)) * drawn)]
         ids = _run(model, tokenizer, inputs, sampling, seeds, clock)
         for row, new in enumerate(ids[:, inputs["input_ids"].shape[1] :].tolist()):
-            text, tokens, reason = _read(tokenizer, new, sampling)
+            text, tokens, reason = _read(tokenizer, new, sampling, cancel.is_set())
             yield Completion(
                 batch[row // copies],
                 text,
@@ -279,18 +284,27 @@ class _Step(NamedTuple):
     probability: float
     likeliest: list[tuple[int, float]]
 
+    @classmethod
+    def of(cls, token: int, probabilities: Tensor, alternatives: int) -> _Step:
+        """A token among the ``probabilities`` ``[vocabulary]`` of all, with so many of the likeliest."""
+        best = probabilities.topk(min(alternatives, len(probabilities)))
+        likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return cls(token, float(probabilities[token]), likeliest)
+
 
 class _Clock(StoppingCriteria):
-    """Never stops anything; ``first`` and ``last`` are the seconds from its making to those tokens."""
+    """Stops when one of the events is set; ``first`` and ``last`` are the seconds from its making to those tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Sequence[threading.Event]) -> None:
+        self.events = events
         self.start = time.perf_counter()
         self.first = self.last = 0.0
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         self.last = time.perf_counter() - self.start
         self.first = self.first or self.last
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        stopped = any(event.is_set() for event in self.events)
+        return torch.full((input_ids.shape[0],), stopped, device=input_ids.device)
 
 
 class _StopStrings(StoppingCriteria):
@@ -314,12 +328,12 @@ class _Odds(LogitsProcessor):
     """Changes nothing; keeps the probabilities that the next token is drawn from, before temperature and filters."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.probabilities = scores[0].softmax(-1)  # [vocabulary]
+        self.probabilities = scores.softmax(-1)  # [rows, vocabulary]
         return scores
 
 
 class _Teller(_Clock):
-    """Tells each new token to the reader, and stops when one of the events is set."""
+    """Tells each new token to the reader."""
 
     def __init__(
         self,
@@ -328,16 +342,13 @@ class _Teller(_Clock):
         alternatives: int,
         events: Sequence[threading.Event],
     ) -> None:
-        super().__init__()
-        self.steps, self.odds, self.alternatives, self.events = steps, odds, alternatives, events
+        super().__init__(events)
+        self.steps, self.odds, self.alternatives = steps, odds, alternatives
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        going = super().__call__(input_ids, scores)
-        token, probabilities = int(input_ids[0, -1]), self.odds.probabilities
-        best = probabilities.topk(min(self.alternatives, len(probabilities)))
-        likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        self.steps.put(_Step(token, float(probabilities[token]), likeliest))
-        return going | any(event.is_set() for event in self.events)
+        over = super().__call__(input_ids, scores)
+        self.steps.put(_Step.of(int(input_ids[0, -1]), self.odds.probabilities[0], self.alternatives))
+        return over
 
 
 class _Dice(TorchFunctionMode):
@@ -417,16 +428,27 @@ def _encode(
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut."""
     room = _room(model, sampling)
-    texts = (tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"] for each in encodable(prompts))
-    start = start_token(tokenizer)
-    whole = [[start, *text] for text in texts]
-    rows = [row[-room:] for row in whole]
+    whole = [_begun(tokenizer, text) for text in encodable(prompts)]
+    ids, mask = _padded([row[-room:] for row in whole], _pad(tokenizer), model.device)
+    return {"input_ids": ids, "attention_mask": mask}, [_cut(row, room) for row in whole]
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's token ids, after one end-of-text."""
+    return [start_token(tokenizer), *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def _cut(row: list[int], room: int) -> int:
+    """How many words of a prompt do not fit; the end-of-text before them is nobody's words."""
+    return max(0, len(row) - 1 - room)
+
+
+def _padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask ``[rows, time]`` of rows padded on their left."""
     width = max(map(len, rows))
-    pad = _pad(tokenizer)
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])  # [prompts, time]
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # [prompts, time]
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    return inputs, [max(0, len(row) - 1 - room) for row in whole]  # the end-of-text is nobody's words
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
 
 
 def _read(
@@ -448,13 +470,24 @@ def _read(
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, steps: Iterator[_Step], new: list[int]) -> Iterator[Piece]:
     """Give each token the text that it adds; ``new`` grows by the tokens read."""
-    shown = ""
-    for step in steps:
-        new.append(step.token_id)
-        text = str(tokenizer.decode(new, **_DECODING)).rstrip(_UNFINISHED)
-        others = tuple(Alternative(_token_text(tokenizer, other), other, odds) for other, odds in step.likeliest)
-        yield Piece(text[len(shown) :], step.token_id, step.probability, others)
-        shown = max(shown, text, key=len)  # byte fallback takes back a character while the next one is unfinished
+    speller = _Speller(tokenizer, new)
+    return (speller.piece(step) for step in steps)
+
+
+class _Speller:
+    """Gives each token the text that it adds to those of ``new``, which grows by it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, new: list[int]) -> None:
+        self.tokenizer, self.new, self.shown = tokenizer, new, ""
+
+    def piece(self, step: _Step) -> Piece:
+        self.new.append(step.token_id)
+        text = str(self.tokenizer.decode(self.new, **_DECODING)).rstrip(_UNFINISHED)
+        added = text[len(self.shown) :]
+        # Byte fallback takes back a character while the next one is unfinished.
+        self.shown = max(self.shown, text, key=len)
+        others = (Alternative(_token_text(self.tokenizer, other), other, odds) for other, odds in step.likeliest)
+        return Piece(added, step.token_id, step.probability, tuple(others))
 
 
 def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -477,18 +510,33 @@ def _before_stop(text: str, stop: Sequence[str]) -> str:
 
 def _until_stop(pieces: Iterator[Piece], stop: Sequence[str]) -> Iterator[Piece]:
     """Pass pieces on up to a stop string, holding back those in which one may have begun."""
-    held: list[Piece] = []
+    gate = _Gate(stop)
     for piece in pieces:
-        held.append(piece)
-        text = "".join(each.text for each in held)
-        before = len(_before_stop(text, stop))
+        yield from gate.through(piece)
+        if gate.shut:
+            return
+    yield from gate.held
+
+
+class _Gate:
+    """Lets pieces through up to a stop string, and holds back those in which one may have begun."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop, self.held, self.shut = stop, list[Piece](), False
+
+    def through(self, piece: Piece) -> Iterator[Piece]:
+        """The pieces that are safe to pass on now; once it is ``shut``, the last ones."""
+        self.held.append(piece)
+        text = "".join(each.text for each in self.held)
+        before = len(_before_stop(text, self.stop))
         if before < len(text):
-            for each in held:
+            self.shut = True
+            for each in self.held:
                 yield replace(each, text=each.text[:before])
                 before = max(0, before - len(each.text))
             return
-        begun = max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
-        while held and len(text) - len(held[0].text) >= begun:
-            text = text[len(held[0].text) :]
-            yield held.pop(0)
-    yield from held
+        begun = (size for word in self.stop for size in range(1, len(word)) if text.endswith(word[:size]))
+        most = max(begun, default=0)
+        while self.held and len(text) - len(self.held[0].text) >= most:
+            text = text[len(self.held[0].text) :]
+            yield self.held.pop(0)

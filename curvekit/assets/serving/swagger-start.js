@@ -1,0 +1,7 @@
+"use strict";
+window.ui = SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  validatorUrl: null,
+  defaultModelsExpandDepth: -1,
+});

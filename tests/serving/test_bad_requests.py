@@ -1,0 +1,142 @@
+"""Two thousand malformed requests: each is refused in one sentence of JSON, and the next good one is answered."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+
+import pytest
+
+PATHS = ("/generate", "/v1/completions", "/v1/chat/completions")
+GOOD = {
+    "/generate": {"prompt": "The river", "max_new_tokens": 2},
+    "/v1/completions": {"prompt": "The river", "max_tokens": 2},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+}
+FIELDS = {
+    "/generate": ("prompt", "max_length", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
+                  "n", "stream", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "alternatives", "model"),
+    "/v1/completions": ("prompt", "max_tokens", "temperature", "top_p", "n", "logprobs", "echo", "stop", "seed",
+                        "stream", "best_of", "model", "suffix", "logit_bias", "stream_options"),
+    "/v1/chat/completions": ("messages", "max_tokens", "temperature", "n", "logprobs", "top_logprobs", "tools", "stop",
+                             "seed", "stream", "model", "response_format"),
+}  # fmt: skip
+VALUES = (
+    -1, 10**30, 1e308, -1e-300, 1e-300, "", "x", "💥" * 50, [], [[]], {}, {"a": 1}, [None], [True], ["a", 1], [-5],
+    [10**9], "\u0000", "word " * 3000, [[1, 2], "a"],
+)  # fmt: skip
+BODIES = (
+    b"", b"{", b"null", b"[]", b"3", b'"text"', b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"\x00",
+    b'{"prompt": "a", "temperature": NaN}', b'{"prompt": "a", "temperature": Infinity}',
+    b'{"prompt": "a", "seed": 1e999}', b"[" * 90_000, b'{"a":' * 15_000,
+    b'{"prompt": "a", "seed": ' + b"9" * 6000 + b"}",
+    b'{"prompt": "a",}',
+    b'{"stop": ["\\udfff"], "prompt": "a"}',
+    b"{'prompt': 'a'}", b'{"prompt": "a"} {}',
+)  # fmt: skip
+
+
+def refused(answer, what=""):
+    text = answer.text
+    assert 400 <= answer.status_code < 500, (answer.status_code, text[:300], what)
+    message = answer.json()["error"]["message"]
+    assert message and "\n" not in message and "Traceback" not in text and len(message) < 600, (text[:900], what)
+
+
+@pytest.mark.slow
+def test_two_thousand_malformed_requests_are_refused_and_the_service_goes_on(client):
+    dice = random.Random(0)
+    sent = 0
+    for round_ in range(2000):
+        path = PATHS[round_ % 3]
+        kind = dice.random()
+        if kind < 0.3:
+            body = dice.choice(BODIES)
+            refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), body[:60])
+        elif kind < 0.4:
+            headers = {"Content-Type": dice.choice(["text/plain", "", "application/xml", "multipart/form-data", "*/*"])}
+            refused(client.post(path, content=json.dumps(GOOD[path]).encode(), headers=headers), headers)
+        elif kind < 0.5:
+            wrong = dice.choice([("GET", path), ("PUT", path), ("POST", path + "/x"), ("POST", "/" + "y" * 500)])
+            refused(client.request(*wrong), wrong)
+        elif kind < 0.6:
+            unknown = {"".join(dice.choices("abcdefgh", k=7)): 1}
+            refused(client.post(path, json=GOOD[path] | unknown), unknown)
+        else:
+            field, value = dice.choice(FIELDS[path]), dice.choice(VALUES)
+            answer = client.post(path, json=GOOD[path] | {field: value})
+            if answer.status_code == 200:  # some of these are right for some of the fields
+                continue
+            refused(answer, (path, field, value))
+        sent += 1
+        if round_ % 250 == 0:
+            assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+    assert sent > 1700
+    for path in PATHS:
+        assert client.post(path, json=GOOD[path]).status_code == 200
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
+    refused(client.post("/generate", json={"prompt": "a" * 200_000}))
+    chunks = (b"a" * 1000 for _ in range(500))
+    answer = client.post("/generate", content=chunks, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    refused(answer)
+
+
+@pytest.fixture
+def raw(url):
+    host, port = url.removeprefix("http://").split(":")
+
+    def raw(data: bytes, seconds: float = 5.0) -> bytes:
+        with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+            connection.sendall(data.replace(b"HOST", host.encode()))
+            got = b""
+            while chunk := connection.recv(65536):
+                got += chunk
+                if b"\r\n\r\n" in got and b"}" in got:
+                    break
+            return got
+
+    return raw
+
+
+HEAD = b"POST /generate HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+
+
+def test_half_a_body_and_a_slow_one_are_given_up(client, raw):
+    began = time.monotonic()
+    got = raw(HEAD + b'Content-Length: 100\r\n\r\n{"prompt": "a"')
+    assert got.startswith(b"HTTP/1.1 408") and b"did not come within 1 s" in got
+    assert time.monotonic() - began < 3
+    assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"Content-Length: -5\r\n\r\n{}",
+        HEAD + b"Content-Length: x\r\n\r\n{}",
+        HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"y" * 500) for number in range(2000)) + b"\r\n",
+        HEAD + b"X: " + b"y" * 200_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40 + b"\r\n\r\n",
+        b"NONSENSE\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused(client, raw, data):
+    try:
+        got = raw(data)
+    except ConnectionError:  # it hung up while we still talked
+        got = b"HTTP/1.1 400"
+    assert got.startswith(b"HTTP/1.1 4"), got[:200]
+    assert b"Traceback" not in got
+    assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
+def test_no_prompt_is_logged(client, caplog):
+    with caplog.at_level("DEBUG"):
+        client.post("/generate", json={"prompt": "a secret word", "max_new_tokens": 2, "bad": 1})
+        client.post("/generate", json={"prompt": "a secret word", "max_new_tokens": 2})
+    assert not [record for record in caplog.records if "secret" in record.getMessage() and "curvekit" in record.name]

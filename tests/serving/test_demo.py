@@ -1,0 +1,213 @@
+"""The demo and the index page: in Gradio's own client, in a browser, and as a Space in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from curvekit import cli
+from curvekit.errors import CurvekitError
+from curvekit.generation.streams import generate
+from curvekit.serving import space
+
+gradio_demo = pytest.importorskip("curvekit.serving.gradio_demo", reason="the extra serve is not installed")
+
+EVIL = "The <script>window.broken = 1</script><img src=x onerror='window.broken = 1'> bank"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def demo_url(talker, limits):
+    blocks = gradio_demo.demo({"talker": talker, "echo": talker}, limits=limits)
+    _, url, _ = gradio_demo.launch(blocks, server_name="127.0.0.1", server_port=None, prevent_thread_lock=True)
+    yield url
+    blocks.close()
+    blocks.curvekit["close"](5)
+
+
+def drawn(voices, **changed):
+    from threading import Event
+
+    from curvekit.serving.orders import Limits
+    from curvekit.serving.voices import Choir
+
+    settings = {
+        "names": ["talker"],
+        "length": 60,
+        "temperature": 0.9,
+        "top_p": 0.9,
+        "seed": 5,
+        "stop": Event(),
+    } | changed
+    choir = Choir(voices, Limits())
+    try:
+        return list(gradio_demo._drawn(choir, "The river", **settings))
+    finally:
+        choir.close(5)
+
+
+def test_the_demo_writes_what_the_library_writes_and_shows_it_as_it_grows(voices, talker):
+    import html
+    import re
+
+    pictures = drawn(voices)
+    tokens = 60 - len(talker[1]("The river")["input_ids"])
+    settings = {"max_new_tokens": tokens, "temperature": 0.9, "top_p": 0.9, "seed": 5}
+    spans = re.findall(r'<span title="[^"]*" style="[^"]*">(.*?)</span>', pictures[-1], flags=re.DOTALL)
+    assert html.unescape("".join(spans)) == generate(*talker, ["The river"], **settings)[0]
+    assert "ended by length; seed 5" in pictures[-1] and f"{tokens} tokens" in pictures[-1]
+    side = drawn(voices, names=["talker", "tiny"], length=50)[-1]
+    assert side.count("<h3>") == 2 and side.count("of the time") == 2
+
+
+def test_stop_and_an_impossible_length_end_it(voices):
+    from threading import Event
+
+    stop = Event()
+    stop.set()
+    assert "stopped" in drawn(voices, stop=stop, length=250)[-1]
+    with pytest.raises(CurvekitError, match="raise it"):
+        drawn(voices, length=2)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    binary = next(filter(None, map(shutil.which, NAMES)), None)
+    if binary is None:
+        if os.environ.get("CURVEKIT_BROWSER") == "required":
+            pytest.fail("there is no Chromium, and CURVEKIT_BROWSER=required")
+        pytest.skip("there is no Chromium; on Debian or Ubuntu: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, headless=True, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a page of this width; at the end nothing came from outside and nothing failed in it."""
+    pages, outside, errors = [], [], []
+
+    def visit(address, width=1280):
+        page = chromium.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(30_000)
+        page.on(
+            "request", lambda r: r.url.startswith(("http", "ws")) and "127.0.0.1" not in r.url and outside.append(r.url)
+        )
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert outside == [] and errors == []
+
+
+def fits(page):
+    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_on_the_index_page_a_text_grows_is_stopped_and_markup_stays_text(visit, url, talker, width):
+    page = visit(url, width)
+    page.locator("#models h3", has_text="talker").wait_for()
+    assert page.locator("#key-row").is_hidden() and fits(page)
+    page.locator("#prompt").fill(EVIL)
+    page.locator("#max_new_tokens").fill("60")
+    page.locator("#go").click()
+    page.locator("#state", has_text="ended by length").wait_for()
+    settings = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.9, "seed": 0}
+    assert page.locator("#text").evaluate("e => e.textContent") == EVIL + generate(*talker, [EVIL], **settings)[0]
+    assert page.locator("#text img, #text script").count() == 0 and page.evaluate("window.broken") is None
+    title = page.locator("#text span[title]").first.get_attribute("title")
+    assert "%" in title and "\nor\n" in title and fits(page)
+    page.locator("#prompt").fill("The river")
+    page.locator("#max_new_tokens").fill("190")
+    page.locator("#go").click()
+    page.locator("#text span[title]").nth(2).wait_for(state="attached")
+    page.locator("#stop").click()
+    page.locator("#state", has_text="stopped after").wait_for()
+    length = page.locator("#text").inner_text()
+    page.wait_for_timeout(500)
+    assert page.locator("#text").inner_text() == length and page.locator("#go").is_enabled()
+
+
+@pytest.mark.slow
+def test_the_interactive_documentation_opens_offline(visit, url):
+    page = visit(f"{url}/docs")
+    page.get_by_text("OpenAI's chat completions").wait_for()
+    page.get_by_text("Continue a prompt").click()
+    page.get_by_role("button", name="Try it out").wait_for()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_the_demo_a_text_grows_is_stopped_and_markup_stays_text(visit, demo_url, width):
+    page = visit(demo_url, width)
+    page.locator("#prompt textarea").fill(EVIL)
+    page.locator("#go").click()
+    page.locator("#out", has_text="ended by").wait_for()
+    assert EVIL in page.locator("#out").inner_text() and page.evaluate("window.broken") is None
+    assert page.locator("#out h3").count() == 2 and page.locator("#out img, #out script").count() == 0
+    assert fits(page)
+    page.locator("input[type=number]").first.fill("250")
+    page.locator("input[type=number]").first.press("Enter")
+    page.locator("#go").click()
+    page.locator("#out", has_not_text="ended by").wait_for()
+    page.locator("#stop:not([disabled])").click()
+    page.locator("#out", has_text="stopped").wait_for()
+
+
+# As a Space
+
+
+def test_a_space_is_an_app_that_runs_from_its_own_folder_alone(talker, tmp_path):
+    model, tokenizer = talker
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    folder = tmp_path / "space"
+    assert cli.main(["space", str(tmp_path / "run"), str(folder)]) == 0
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\ntitle: run\nsdk: gradio\n") and "app_file: app.py" in card
+    names = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
+    assert {"torch", "transformers", "gradio", "fastapi"} <= names
+    with pytest.raises(CurvekitError, match="is there already"):
+        space(tmp_path / "run", folder)
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"GRADIO_SERVER_PORT": str(port), "PYTHONSAFEPATH": ""}
+    probe = "import curvekit, sys; print(curvekit.__file__, file=sys.stderr); exec(open('app.py').read())"
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen([sys.executable, "-c", probe], cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                page = httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.3)
+        assert page.status_code == 200 and "curvekit" in page.text
+        assert str(folder) in (tmp_path / "log").read_text(), "it ran from the package in its own folder"
+    finally:
+        process.kill()
+        process.wait(10)
+        log.close()
