@@ -96,6 +96,11 @@ def planned_config(recipe: str, base: str, overrides: dict[str, Any]) -> Any:
     return architecture.config(**base_fields(theirs) | settings)
 
 
+def plain_name(base: str) -> str:
+    """The name of the recipe that leaves a base as it is: ``gpt2`` on a GPT-2, as ever, elsewhere ``plain``."""
+    return "gpt2" if architecture_of(base_config(base), base).title == "GPT-2" else "plain"
+
+
 def base_config(base: str) -> Any:
     """The configuration of a base, wherever it lies.
 

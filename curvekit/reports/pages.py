@@ -37,6 +37,7 @@ from curvekit.training.settings import RunConfig
 
 WHAT = {
     "gpt2": "GPT-2, unchanged",
+    "plain": "the base, unchanged",
     "curve": "each token also brings a point on the Bézier curve through a BERT encoder's input embeddings of it "
     "and of the tokens before it, added through a gate that starts closed",
     "softemax": "attention divides by the sum of exponentials plus a constant: a head may pay less than all its "
@@ -44,7 +45,7 @@ WHAT = {
     "curve+softemax": "both",
     "published": "the published blend: a centred curve through the states of an encoder that reads both sides",
     "encoder": "curve's ablation: the encoder's embedding of the token alone, no curve",
-    "self-curve": "curve's ablation: a curve through GPT-2's own embeddings, no encoder",
+    "self-curve": "curve's ablation: a curve through the model's own embeddings, no encoder",
     "random-encoder": "curve's ablation: an encoder of the same widths with untrained weights",
     "curve-causal": "curve, through the contextual states of the encoder, run over the preceding tokens alone",
     "sink": "softmax with a learned constant in the denominator, one for each head",
