@@ -77,6 +77,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
         else:
             tokenizer = base_tokenizer(str(name))
             tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
-            model = load_model(folder) if is_recipe else build_model(recipe or plain_name(str(name)), str(name), tokenizer)
+            model = (
+                load_model(folder) if is_recipe else build_model(recipe or plain_name(str(name)), str(name), tokenizer)
+            )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self
