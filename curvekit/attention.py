@@ -218,14 +218,15 @@ def _softmax_kernel(
 
 
 def _share_with_sink(output: Tensor, lse: Tensor, sink: float | Tensor, sums_keys: bool, query: Tensor) -> Tensor:
-    """``O exp(lse - L)`` in the layout of ``query``: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b).
+    """``O exp(lse - L)``: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b).
 
-    transformers' models lay the heads of a query side by side and want them so again: one pass does both.
+    transformers' models lay the heads of a query side by side and want them so again. CUDA's kernels give them so,
+    and their output is scaled in place; on a CPU one pass scales it and lays it out as the query.
     """
     over = lse - (sink.to(lse.device).view(-1, 1) if isinstance(sink, Tensor) and sink.ndim else sink)
     share = torch.sigmoid(over) if sums_keys else torch.exp(over)
     share = share.to(output.dtype).unsqueeze(-1)
-    if output.shape[2] == 1:
+    if output.shape[2] == 1 or output.device.type != "cpu":
         return output.mul_(share)
     return torch.mul(output, share, out=torch.empty_like(query))
 
