@@ -1,8 +1,8 @@
-"""The models of the benchmarks: a recipe and transformers' own GPT-2 of one shape with the same weights.
+"""The models of the benchmarks: a recipe and transformers' own class of one shape with the same weights.
 
-Weights of GPT-2's part are random, which no timing sees; the encoder is MiniLM, over a random table of the shape's
-vocabulary. The curve's gate starts at zero, so that a recipe with softmax attention computes what GPT-2 computes, and
-with a sink of -inf SoftEMax is softmax: that is what the checks compare.
+Weights of the base's part are random, which no timing sees; the encoder is MiniLM, over a random table of the shape's
+vocabulary. The curve's gate starts at zero, so that a recipe with softmax attention computes what the base computes,
+and with a sink of -inf SoftEMax is softmax: that is what the checks compare.
 """
 
 from __future__ import annotations
@@ -14,30 +14,50 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.harness import Settings
 from curvekit.bases.berts import load_bert
 from curvekit.bases.building import MINI
-from curvekit.configuration import CurveGPT2Config
-from curvekit.modeling import CurveGPT2LMHeadModel
+from curvekit.modeling import ARCHITECTURES
 from curvekit.recipes import RECIPES
 
-SHAPES: dict[str, dict[str, Any]] = {
+SHAPES: dict[str, dict[str, Any]] = {  # a GPT-2 where no other model type is said
     "tiny": {"vocab_size": 256, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2},
     "mini": {"vocab_size": 8192, **MINI},
     "124M": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12},
-}
-_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    "tiny gpt_neo": {
+        "model_type": "gpt_neo", "vocab_size": 256, "max_position_embeddings": 128, "hidden_size": 32, "num_layers": 2,
+        "num_heads": 2, "window_size": 8, "attention_types": [[["global", "local"], 1]],
+    },
+    "gpt_neo": {
+        "model_type": "gpt_neo", "vocab_size": 8192, "max_position_embeddings": 1024, "hidden_size": 320,
+        "num_layers": 4, "num_heads": 5, "window_size": 256, "attention_types": [[["global", "local"], 2]],
+    },
+    "tiny llama": {
+        "model_type": "llama", "vocab_size": 256, "max_position_embeddings": 128, "hidden_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 96,
+        "tie_word_embeddings": True,
+    },
+    "smollm2": {
+        "model_type": "llama", "vocab_size": 49152, "max_position_embeddings": 8192, "hidden_size": 576,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
+        "tie_word_embeddings": True, "rope_theta": 100000.0,
+    },
+}  # fmt: skip
 
 
-def pair(
-    recipe: str, shape: dict[str, Any], settings: Settings, **changes: Any
-) -> tuple[CurveGPT2LMHeadModel, GPT2LMHeadModel]:
-    """The recipe and transformers' GPT-2 with SDPA, in evaluation mode, with no token that ends a text."""
+def pair(recipe: str, shape: dict[str, Any], settings: Settings, **changes: Any) -> tuple[Any, Any]:
+    """The recipe and transformers' own class, in evaluation mode, with no token that ends a text.
+
+    transformers' class attends with SDPA; its GPT-Neo has the formula alone.
+    """
     torch.manual_seed(0)
-    plain = shape | _NO_DROPOUT | {"bos_token_id": 0, "eos_token_id": None}
-    peer = GPT2LMHeadModel(GPT2Config(**plain, attn_implementation="sdpa"))
+    architecture = ARCHITECTURES[shape.get("model_type", "gpt2")]
+    plain: dict[str, Any] = {name: value for name, value in shape.items() if name != "model_type"}
+    plain |= dict.fromkeys((*architecture.dropouts, architecture.attention_dropout), 0.0)
+    plain |= {"bos_token_id": 0, "eos_token_id": None}
+    kind = "eager" if architecture.title == "GPT-Neo" else "sdpa"
+    peer = architecture.plain(architecture.plain.config_class(**plain, attn_implementation=kind))
     recipes = RECIPES[recipe] | {"recipe": recipe} | changes
     bert = None
     if recipes.get("source") == "encoder":
@@ -45,29 +65,32 @@ def pair(
         bert.embeddings.word_embeddings = nn.Embedding(shape["vocab_size"], bert.config.hidden_size)
         bert.config.vocab_size = shape["vocab_size"]
         recipes["encoder_config"] = bert.config.to_dict()
-    ours = CurveGPT2LMHeadModel(CurveGPT2Config(**plain | recipes))
-    ours.transformer.load_state_dict(peer.transformer.state_dict(), strict=False)
-    if bert is not None and ours.transformer.encoder is not None:
-        ours.transformer.encoder.fill(bert)
-    return ours.eval().to(settings.device), peer.eval().to(settings.device)  # type: ignore[arg-type]
+    ours = architecture.model(architecture.config(**plain | recipes))
+    ours.load_state_dict(peer.state_dict(), strict=False)
+    if bert is not None and ours.base_model.encoder is not None:
+        ours.base_model.encoder.fill(bert)
+    return ours.eval().to(settings.device), peer.eval().to(settings.device)
 
 
 @contextmanager
-def as_softmax(model: CurveGPT2LMHeadModel) -> Iterator[None]:
+def as_softmax(model: Any) -> Iterator[None]:
     """SoftEMax with a sink of -inf, which is softmax; a model with softmax is left as it is."""
-    blocks = [block.attn for block in model.transformer.h]
+    modules = [module for module in model.base_model.modules() if isinstance(module, model.base_model.attention)]
     if model.config.attention == "softemax":
-        for block in blocks:
-            block.log_sink = torch.full((model.config.n_head,), -math.inf, device=model.device)
+        for module in modules:
+            module.log_sink = torch.full((model.config.num_attention_heads,), -math.inf, device=model.device)
     try:
         yield
     finally:
         if model.config.attention == "softemax":
-            for block in blocks:
-                del block.log_sink
+            for module in modules:
+                del module.log_sink
 
 
-def forward_flops(shape: dict[str, Any], length: int) -> float:
-    """Floating-point operations of one token's forward pass through GPT-2: matrices, attention and output."""
-    matrices = 12 * shape["n_layer"] * shape["n_embd"] ** 2 + shape["vocab_size"] * shape["n_embd"]
-    return 2.0 * matrices + 2.0 * shape["n_layer"] * length * shape["n_embd"]  # causal: half of the scores
+def forward_flops(model: Any, length: int) -> float:
+    """Floating-point operations of one token's forward pass through a base: matrices, attention and output."""
+    config = model.config
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and ".embed" not in name)
+    matrices -= sum(p.numel() for name, p in model.named_parameters() if name.endswith(("wte.weight", "wpe.weight")))
+    matrices += config.vocab_size * config.hidden_size  # the output's
+    return 2.0 * matrices + 2.0 * config.num_hidden_layers * length * config.hidden_size  # causal: half of the scores

@@ -1,4 +1,4 @@
-"""Rows of training: a step of each recipe beside transformers' GPT-2 with SDPA, both in the Trainer's hands."""
+"""Rows of training: a step of each recipe beside transformers' own class, both in the Trainer's hands."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
     "curve+softemax": ("curve+softemax", {}, 0.6),
     "curve+softemax, causal": ("curve+softemax", {"context": "causal"}, 0.6),
 }
+# of another architecture -> its recipes and goals; GPT-Neo's own attention is the formula alone
+OTHERS: dict[str, dict[str, float]] = {
+    "smollm2": {"softemax": 0.97, "curve": 0.95},
+    "gpt_neo": {"softemax": 1.5, "curve": 1.0},
+}
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, of the makers' data sheets
 
 
@@ -31,14 +36,23 @@ def cases(settings: Settings) -> Iterator[Case]:
         batches = {"mini": (64, 512), "124M": (32, 512)}  # MiniLM has 512 positions
     for compiled in (False, True) if settings.cuda else (False,):
         for shape, (batch, length) in batches.items():
-            for name in RECIPES:
-                yield _case(name, shape, batch, length, compiled, settings)
+            for name, (_, _, goal) in RECIPES.items():
+                yield _case(name, shape, batch, length, compiled, goal, settings)
+    others = {"tiny llama": (2, 32), "tiny gpt_neo": (2, 32)}
+    if not settings.quick:
+        others = {"smollm2": (16, 512), "gpt_neo": (16, 1024)} if settings.cuda else {
+            "smollm2": (2, 256), "gpt_neo": (1, 1024),
+        }  # fmt: skip
+    for (shape, (batch, length)), goals in zip(others.items(), OTHERS.values(), strict=True):
+        for name, goal in goals.items():
+            yield _case(name, shape, batch, length, False, goal, settings)
 
 
-def _case(name: str, shape: str, batch: int, length: int, compiled: bool, settings: Settings) -> Case:
-    recipe, changes, goal = RECIPES[name]
+def _case(name: str, shape: str, batch: int, length: int, compiled: bool, goal: float, settings: Settings) -> Case:
+    recipe, changes, _ = RECIPES[name]
     ours, peer = pair(recipe, SHAPES[shape], settings, **changes)
     ids = torch.randint(SHAPES[shape]["vocab_size"], (batch, length), device=settings.device)
+    attention = "SDPA" if peer.config._attn_implementation == "sdpa" else "its own attention"
     batch_of = {"input_ids": ids, "labels": ids}
 
     def check() -> str:
@@ -48,7 +62,7 @@ def _case(name: str, shape: str, batch: int, length: int, compiled: bool, settin
         return said + (" with a sink of -inf; with its own they differ, as they should" if softemax else "")
 
     def facts(row: dict[str, Any]) -> dict[str, Any]:
-        flops = 3 * forward_flops(SHAPES[shape], length)  # of GPT-2 alone: forward once, backward twice
+        flops = 3 * forward_flops(peer, length)  # of the base alone: forward once, backward twice
         found: dict[str, Any] = {"flops_a_token": flops}
         peak = next((value for model, value in PEAK_FLOPS.items() if model in row["device"]), None)
         if peak:
@@ -59,7 +73,7 @@ def _case(name: str, shape: str, batch: int, length: int, compiled: bool, settin
     return Case(
         f"{name}, {shape}{', compiled' if compiled else ''}",
         f"the recipe {name}, batch {batch} of {length}",
-        "GPT2LMHeadModel with SDPA" + (", compiled" if compiled else ""),
+        f"{type(peer).__name__} with {attention}" + (", compiled" if compiled else ""),
         stepper(ours, batch_of, compiled),
         stepper(peer, batch_of, compiled),
         check,

@@ -85,7 +85,8 @@ def softemax_attention(
             query, key, value, mask, is_causal=is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
     exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # to where our operators are unknown
-    if exporting or not (fused and _kernel(query, key, value, mask, is_causal)):
+    kernel = _kernel(query, key, value, mask, is_causal) if fused and not exporting else None
+    if kernel is None:
         return eager_softemax_attention(
             query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
         )[0]
@@ -95,13 +96,14 @@ def softemax_attention(
         query, scale = -query, -scale
     if mask is not None:
         mask = _additive(mask, query)
-    key, value = _repeat_heads(query, key, value)
+    if kernel != "cpu":  # which shares key heads among query heads by itself
+        key, value = _repeat_heads(query, key, value)
     compiling = torch.compiler.is_compiling()
     given = (x for x in (query, key, value, sink) if isinstance(x, Tensor))
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     if not (compiling or differentiated):  # one query's attention takes no longer than a few operators
         output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
-        return _share_with_sink(output, lse, sink, member.sums_keys)
+        return _share_with_sink(output, lse, sink, member.sums_keys, query)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
     sink = on_device(sink, precision, query.device).expand(query.shape[1])
     inputs = query, key, value, sink, mask, is_causal, scale, member.sums_keys
@@ -215,11 +217,18 @@ def _softmax_kernel(
     return output, lse[..., : query.shape[2]]
 
 
-def _share_with_sink(output: Tensor, lse: Tensor, sink: float | Tensor, sums_keys: bool) -> Tensor:
-    """``O exp(lse - L)``, in place: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b)."""
+def _share_with_sink(output: Tensor, lse: Tensor, sink: float | Tensor, sums_keys: bool, query: Tensor) -> Tensor:
+    """``O exp(lse - L)``: exp(lse - logaddexp(lse, b)) is sigmoid(lse - b).
+
+    transformers' models lay the heads of a query side by side and want them so again. CUDA's kernels give them so,
+    and their output is scaled in place; on a CPU one pass scales it and lays it out as the query.
+    """
     over = lse - (sink.to(lse.device).view(-1, 1) if isinstance(sink, Tensor) and sink.ndim else sink)
     share = torch.sigmoid(over) if sums_keys else torch.exp(over)
-    return output.mul_(share.to(output.dtype).unsqueeze(-1))
+    share = share.to(output.dtype).unsqueeze(-1)
+    if output.shape[2] == 1 or output.device.type != "cpu":
+        return output.mul_(share)
+    return torch.mul(output, share, out=torch.empty_like(query))
 
 
 def _flash_forward(
@@ -236,7 +245,7 @@ def _flash_forward(
     output, lse = _softmax_kernel(query, key, value, mask, is_causal, scale)
     rows = sink.view(-1, 1)
     normaliser = torch.logaddexp(lse, rows) if sums_keys else rows + torch.zeros_like(lse)  # not a view of an input
-    return _share_with_sink(output, lse, sink, sums_keys), normaliser.contiguous()
+    return _share_with_sink(output, lse, sink, sums_keys, query), normaliser.contiguous()
 
 
 def _flash_backward(

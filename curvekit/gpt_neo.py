@@ -10,11 +10,12 @@ transformers' own class is run as it stands.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoModel, GPTNeoSelfAttention
 
@@ -45,20 +46,44 @@ class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
             past = layer_past.get_seq_length(self.layer_id)
             past = past.clone() if isinstance(past, Tensor) else past  # a static layer counts in place
             key, value = layer_past.update(key, value, self.layer_id)
-        if self.attention_type == "local":
-            key, value, attention_mask = self._windowed(query, key, value, attention_mask, past)
-        attend: Any = ALL_ATTENTION_FUNCTIONS[name]
-        output, weights = attend(
+        attend = functools.partial(
+            ALL_ATTENTION_FUNCTIONS[name],
             self,
-            query,
-            key,
-            value,
-            attention_mask,
             dropout=self.attn_dropout.p if self.training else 0.0,
             scaling=1.0,
             output_attentions=output_attentions,
         )
+        if self.attention_type != "local":
+            output, weights = attend(query, key, value, attention_mask)
+        elif self._whole(query, key, attention_mask) and not output_attentions:
+            output, weights = self._by_blocks(attend, query, key, value), None
+        else:
+            output, weights = attend(query, *self._windowed(query, key, value, attention_mask, past))
         return self.resid_dropout(self.out_proj(output.flatten(-2))), weights
+
+    def _whole(self, query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
+        """Whether these are whole texts without padding, longer than the window, that need not be traced."""
+        same = query.shape[2] == key.shape[2] > self.config.window_size
+        return mask is None and same and not torch.compiler.is_compiling()
+
+    def _by_blocks(self, attend: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """A window W over whole texts of T words in T * 2W scores: W queries at a time see their block and the last.
+
+        Returns:
+            ``[batch, T, heads, width]``, as transformers' interface has it.
+        """
+        batch, heads, time, width = query.shape
+        window = self.config.window_size
+        first, _ = attend(*(x[:, :, :window] for x in (query, key, value)), None)
+        query, key, value = (
+            nn.functional.pad(x, (0, 0, 0, -time % window)).unflatten(2, (-1, window)) for x in (query, key, value)
+        )  # [batch, heads, blocks, window, width]
+        key, value = (torch.cat([x[:, :, :-1], x[:, :, 1:]], 3) for x in (key, value))
+        own = torch.arange(window, device=query.device)[:, None]
+        other = torch.arange(2 * window, device=query.device)
+        seen = (own < other) & (other <= own + window)  # the same for every block
+        rest, _ = attend(*(x.transpose(1, 2).flatten(0, 1) for x in (query[:, :, 1:], key, value)), seen[None, None])
+        return torch.cat([first, rest.reshape(batch, -1, heads, width)], 1)[:, :time]
 
     def _windowed(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, past: int | Tensor

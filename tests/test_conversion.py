@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import builder
 
 from curvekit.bases.building import build_model
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.conversion import calibrate, sinks_for
 from curvekit.errors import CurvekitError
 from curvekit.modeling import ARCHITECTURES
-from tiny import builder
 
 TEXT = (
     "The river was low in summer, and the boats lay on the sand. She read the letter twice before she put it back into "
