@@ -78,7 +78,7 @@ def load_bert(name: str = "minilm") -> tuple[BertModel, PreTrainedTokenizerBase]
     vocabulary = wordpieces.get_vocab()
     if not set(vocabulary) - set(wordpieces.all_special_tokens):  # transformers makes one of nothing
         raise CurvekitError(
-            f"the encoder {name!r} has no tokeniser files; put its tokenizer.json or vocab.txt beside it"
+            f"the encoder {name!r} has no tokeniser files; put its tokenizer.json or vocab.txt beside its weights"
         )
     rows, last = model.config.vocab_size, max(vocabulary.values())
     if last >= rows:
