@@ -455,10 +455,9 @@ IMPLEMENTATIONS = frozenset(map(implementation, VARIANTS))
 
 
 @functools.cache
-def _takes_effect(model: type) -> bool:
+def _takes_effect(model: Any) -> bool:
     """Whether a class of transformers computes its attention, masks included, as its interface's entry says."""
-    theirs: Any = model
-    return theirs._supports_attention_backend or (theirs._supports_sdpa and theirs._can_set_attn_implementation())
+    return model._supports_attention_backend or (model._supports_sdpa and model._can_set_attn_implementation())
 
 
 def check_supported(model: nn.Module) -> None:
@@ -472,7 +471,8 @@ def check_supported(model: nn.Module) -> None:
     asked = config._attn_implementation
     if not (isinstance(asked, str) and asked in IMPLEMENTATIONS):
         return
-    if not _takes_effect(type(model)):
+    kind: Any = type(model)
+    if not _takes_effect(kind):
         raise CurvekitError(
             f"attn_implementation={asked!r} would have no effect, or lose the mask, in {type(model).__name__}: "
             "its attention does not go through transformers' interface; take another architecture, or softmax"

@@ -48,6 +48,7 @@ class CurveConfigMixin:
             that has a fixed one.
     """
 
+    model_type: ClassVar[str]
     auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})  # no code to fetch: trl asks whom transformers lacks
 
     recipe: str = "plain"
@@ -150,19 +151,19 @@ def _own_hints() -> dict[str, Any]:
 OWN_FIELDS = frozenset(_own_hints())
 
 
-class CurveGPT2Config(CurveConfigMixin, GPT2Config):
+class CurveGPT2Config(CurveConfigMixin, GPT2Config):  # type: ignore[misc]
     """GPT-2's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt2"
 
 
-class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):
+class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):  # type: ignore[misc]
     """GPT-Neo's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt_neo"
 
 
-class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
+class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):  # type: ignore[misc]
     """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_llama"

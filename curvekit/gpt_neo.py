@@ -47,7 +47,7 @@ class InterfacedGPTNeoAttention(GPTNeoSelfAttention):
             past = past.clone() if isinstance(past, Tensor) else past  # a static layer counts in place
             key, value = layer_past.update(key, value, self.layer_id)
         attend = functools.partial(
-            ALL_ATTENTION_FUNCTIONS.get_interface(name, None),
+            ALL_ATTENTION_FUNCTIONS[name],
             self,
             dropout=self.attn_dropout.p if self.training else 0.0,
             scaling=1.0,
@@ -118,7 +118,8 @@ class InterfacedGPTNeoModel(GPTNeoModel):
         config._attn_implementation = "eager"  # the only attention that its blocks know by name
         super().__init__(config)
         config._attn_implementation = self.get_correct_attn_implementation(wanted)
-        for block in self.h:
+        blocks: Any = self.h
+        for block in blocks:
             theirs = block.attn.attention
             block.attn.attention = InterfacedGPTNeoAttention(config, theirs.attention_type, theirs.layer_id)
         self.post_init()
