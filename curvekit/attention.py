@@ -455,9 +455,10 @@ IMPLEMENTATIONS = frozenset(map(implementation, VARIANTS))
 
 
 @functools.cache
-def _takes_effect(model: Any) -> bool:
+def _takes_effect(model: type) -> bool:
     """Whether a class of transformers computes its attention, masks included, as its interface's entry says."""
-    return model._supports_attention_backend or (model._supports_sdpa and model._can_set_attn_implementation())
+    theirs: Any = model
+    return theirs._supports_attention_backend or (theirs._supports_sdpa and theirs._can_set_attn_implementation())
 
 
 def check_supported(model: nn.Module) -> None:
@@ -471,8 +472,7 @@ def check_supported(model: nn.Module) -> None:
     asked = config._attn_implementation
     if not (isinstance(asked, str) and asked in IMPLEMENTATIONS):
         return
-    kind: Any = type(model)
-    if not _takes_effect(kind):
+    if not _takes_effect(type(model)):
         raise CurvekitError(
             f"attn_implementation={asked!r} would have no effect, or lose the mask, in {type(model).__name__}: "
             "its attention does not go through transformers' interface; take another architecture, or softmax"

@@ -48,7 +48,6 @@ class CurveConfigMixin:
             that has a fixed one.
     """
 
-    model_type: ClassVar[str]
     auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})  # no code to fetch: trl asks whom transformers lacks
 
     recipe: str = "plain"
@@ -151,19 +150,19 @@ def _own_hints() -> dict[str, Any]:
 OWN_FIELDS = frozenset(_own_hints())
 
 
-class CurveGPT2Config(CurveConfigMixin, GPT2Config):  # type: ignore[misc]
+class CurveGPT2Config(CurveConfigMixin, GPT2Config):
     """GPT-2's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt2"
 
 
-class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):  # type: ignore[misc]
+class CurveGPTNeoConfig(CurveConfigMixin, GPTNeoConfig):
     """GPT-Neo's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_gpt_neo"
 
 
-class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):  # type: ignore[misc]
+class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
     """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_llama"

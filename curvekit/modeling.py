@@ -79,13 +79,12 @@ class CurveMixin(_Attending):
     blocks: str
     embeddings: tuple[str, ...]
     attention: type[nn.Module]
-    encoder: Any
 
     def __init__(self, config: Any) -> None:
         own = _own_implementation(config)
         if own is not None:
             config._attn_implementation = own
-        super().__init__(config)  # type: ignore[call-arg]
+        super().__init__(config)
         if config.attention == "sink":
             for module in self._attentions():
                 sinks = nn.Parameter(torch.full((config.num_attention_heads,), config.log_sink))
@@ -293,15 +292,15 @@ class CurveForCausalLMMixin(_Attending):
         checkpointing = getattr(config, "gradient_checkpointing", False)
         config._attn_implementation = "eager"  # every base knows it; the model that is made here is replaced below
         with init.no_init_weights():
-            super().__init__(config)  # type: ignore[call-arg]
+            super().__init__(config)
         config._attn_implementation = wanted
         if checkpointing:  # which a model takes out of its configuration
             config.gradient_checkpointing = True
         setattr(self, self.base_model_prefix, self.base(config))  # type: ignore[attr-defined]
         self.loss_type = "ForCausalLM"  # not every class name says so, and the Trainer would miscount tokens
         self.post_init()  # type: ignore[attr-defined]
-        if config.leaks and self.generation_config is not None:  # type: ignore[attr-defined]
-            self.generation_config.use_cache = False  # type: ignore[attr-defined]
+        if config.leaks and self.generation_config is not None:  # type: ignore[has-type]
+            self.generation_config.use_cache = False  # type: ignore[has-type]
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As the base's; the encoder's table follows, and knows nothing of a new token."""
@@ -325,8 +324,7 @@ class CurveForCausalLMMixin(_Attending):
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
         if self.config.source != "none" and mask is not None and mask.ndim == 2:
             if isinstance(cache, Cache) and cache.is_compileable:  # of one shape at every step, or each recompiles
-                first: Any = cache.layers[0]
-                mask = nn.functional.pad(mask, (0, first.max_cache_len - mask.shape[1]))
+                mask = nn.functional.pad(mask, (0, cache.layers[0].max_cache_len - mask.shape[1]))
             inputs["padding_mask"] = mask
         return inputs
 
@@ -354,7 +352,7 @@ class CurveGPT2Model(CurveMixin, GPT2Model):
     config_class = CurveGPT2Config
     blocks, embeddings, attention = "h", ("wte", "wpe"), GPT2Attention
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -389,7 +387,7 @@ class CurveGPTNeoModel(CurveMixin, InterfacedGPTNeoModel):
     config_class = CurveGPTNeoConfig
     blocks, embeddings, attention = "h", ("wte", "wpe"), InterfacedGPTNeoAttention
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -425,7 +423,7 @@ class CurveLlamaModel(CurveMixin, LlamaModel):
     config_class = CurveLlamaConfig
     blocks, embeddings, attention = "layers", ("embed_tokens",), LlamaAttention
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
