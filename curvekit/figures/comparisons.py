@@ -23,19 +23,23 @@ from curvekit.figures.drawing import (
     signed,
     styled,
 )
+from curvekit.recipes import RECIPES
 
-INGREDIENTS: dict[str, tuple[str, ...]] = {
-    "gpt2": (),
-    "curve": ("curve", "trained encoder"),
-    "softemax": ("SoftEMax",),
-    "curve+softemax": ("curve", "trained encoder", "SoftEMax"),
-    "published": ("curve", "trained encoder", "sees context"),
-    "encoder": ("trained encoder",),
-    "self-curve": ("curve",),
-    "random-encoder": ("curve", "untrained encoder"),
-    "curve-causal": ("curve", "trained encoder", "sees context"),
-    "sink": ("SoftEMax",),
-}
+
+def _parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a recipe adds to a base, in words."""
+    parts = []
+    if settings.get("source", "none") != "none" and settings.get("degree", 2) > 0:
+        parts.append("curve")
+    if settings.get("source") == "encoder":
+        parts.append("untrained encoder" if settings.get("random_encoder") else "trained encoder")
+        parts += ["sees context"] if settings.get("context", "static") != "static" else []
+    if settings.get("sites"):
+        parts.append({"curve": "curve in the blocks"}.get(settings.get("mixer", "curve"), str(settings.get("mixer"))))
+    return (*parts, *(["SoftEMax"] if settings.get("attention", "softmax") != "softmax" else []))
+
+
+INGREDIENTS = {recipe: _parts(settings) for recipe, settings in RECIPES.items()}
 
 
 def _apart(limits: np.ndarray, place: Callable[[Any], Any], least: float = 0.14) -> list[float]:
@@ -155,7 +159,7 @@ def ablations(
     columns = [part for part in order if part in present] + sorted(present - set(order))
     figure = canvas(
         "Is it the curve, or only what it runs through?",
-        "Left: what each recipe adds to GPT-2. Right: its test perplexity; dots: seeds, bar: their mean.",
+        "Left: what each recipe adds to the base. Right: its test perplexity; dots: seeds, bar: their mean.",
         1.85 + 0.4 * len(values),
     )
     left, right = figure.subplots(1, 2, width_ratios=(0.34 * max(len(columns), 1) + 0.2, 5))

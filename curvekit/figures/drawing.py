@@ -46,6 +46,7 @@ DIVERGING = LinearSegmentedColormap.from_list("difference", [HELPS, "#8fc1e0", P
 COLOURS = {
     # recipes
     "gpt2": "#26292d",
+    "plain": "#26292d",
     "curve": "#0072b2",
     "softemax": "#e0701a",
     "curve+softemax": "#8f2a6b",
@@ -55,6 +56,25 @@ COLOURS = {
     "random-encoder": "#8c8478",
     "curve-causal": "#41339f",
     "sink": "#cf6f9c",
+    # relatives in the shades of theirs: curves blue, own embeddings green, the blocks violet, peers brown to grey
+    "curve3": "#1f8fd6",
+    "curve3-places": "#5fb4ea",
+    "curve3+softemax": "#b0418a",
+    "bspline": "#2f5f8f",
+    "learned": "#6b8fb5",
+    "self-curve3": "#6fae5a",
+    "sites": "#6a5acd",
+    "sites-attention": "#8d7fe0",
+    "sites-mlp": "#a99fe8",
+    "sites-zero": "#c3bcf0",
+    "curve3+sites": "#4b2fb8",
+    "curve3+sites+softemax": "#7b1fa2",
+    "self-curve3+sites": "#3f7f6f",
+    "smear": "#b58b4c",
+    "canon": "#8a5a2b",
+    "canon-a": "#a9764a",
+    "token-shift": "#9c8f6a",
+    "trigram": "#6d6d3a",
     # normalisers, where no recipe has the same name
     "softmax": "#26292d",
     "stable": "#e0701a",
