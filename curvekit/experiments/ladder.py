@@ -403,7 +403,7 @@ def learned(model: Any) -> dict[str, list]:
 
 
 def load_results(source: str | Path, rung: str) -> dict[str, list[dict[str, Any]]]:
-    """The results of a rung by candidate, each a list in the order of seeds; of a folder, or a file of :func:`collect`."""
+    """The results of a rung by candidate, each in the order of seeds; of a folder, or a file of :func:`collect`."""
     source = Path(source)
     every = _unpacked(source) if source.is_file() else map(read_json, sorted((source / rung).glob("*/result.json")))
     found: dict[str, list[dict[str, Any]]] = {}

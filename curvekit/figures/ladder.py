@@ -1,4 +1,4 @@
-"""What the ladder of budgets found: the gain at each rung, on which tokens it lies, and what was learned to look back."""
+"""What the ladder of budgets found: the gain at each rung, on which tokens it lies, and how far was learned to look."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def gain_by_bin(
     names = list(dict.fromkeys(name for _, values in panels.values() for name in values))
     figure = canvas(
         "Where does the gain lie?",
-        f"Difference in loss from {baseline}; line: mean over seeds, dots: each seed. Below 0 is better. {note}".strip(),
+        f"Difference in loss from {baseline}; line: mean over seeds, dots: seeds. Below 0 is better. {note}".strip(),
         3.9,
         key=[(name, colour(name), "-") for name in names],
     )
