@@ -33,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
+from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.conformance import conformance
@@ -424,7 +425,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
 
 
 def _default_rate(config: RunConfig, base_is_random: bool) -> float:
-    return 1e-3 if base_is_random or config.base == "mini" or config.adapter == "lora" else 1e-4
+    return 1e-3 if base_is_random or config.base in SHIPPED or config.adapter == "lora" else 1e-4
 
 
 def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
