@@ -60,6 +60,15 @@ def test_the_recipes_table_lists_the_recipes_and_says_which_leak():
         assert (leaks == "**yes**") == sees_future, name
 
 
+def test_the_ladders_findings_are_those_of_its_committed_report():
+    from curvekit.cli.readme import LADDER_BEGIN, LADDER_END, ladder_block
+
+    shown = README.partition(LADDER_BEGIN)[2].partition(LADDER_END)[0]
+    told = ladder_block(Path("reports/which-curve") if Path.cwd() == ROOT else ROOT / "reports" / "which-curve")
+    told = told.replace(f"{ROOT.as_posix()}/", "")
+    assert shown.strip() == told.strip(), "run: curvekit compare reports/which-curve --readme README.md"
+
+
 def test_the_results_are_those_of_the_committed_report():
     from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, results_block
 

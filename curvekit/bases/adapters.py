@@ -32,7 +32,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curvekit.bases import cached, hub
 from curvekit.bases.berts import load_encoder, locate_encoder
-from curvekit.bases.building import base_tokenizer, load_base
+from curvekit.bases.building import base_config, base_tokenizer, brings_encoder, load_base
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json, write_json
 from curvekit.modes import quiet
@@ -183,8 +183,9 @@ def open_adapter(folder: str | Path) -> PreTrainedModel:
         if "encoder_sha256" in record:
             where = locate_encoder(config.encoder)
             _require(where, record["encoder_sha256"], f"the adapter in {folder} reads the encoder {config.encoder!r}")
-            bert = load_encoder(config.encoder, base_tokenizer(base), config.vocab_size)
-            model.base_model.encoder.fill(bert)
+            if not brings_encoder(base_config(base), config.encoder, config.context):
+                bert = load_encoder(config.encoder, base_tokenizer(base), config.vocab_size)
+                model.base_model.encoder.fill(bert)
         _inject(model, **{name: settings[name] for name in _SAVED})
     model.base_record = record
     own = adapter_state(model)
@@ -320,7 +321,9 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def is_added(name: str, model: Any) -> bool:
     """Whether a parameter is curvekit's and not the base's."""
     prefix = model.base_model_prefix
-    return name.startswith((f"{prefix}.curve.", f"{prefix}.encoder.")) or name.endswith(".log_sink")
+    return name.startswith(tuple(f"{prefix}.{part}." for part in ("curve", "encoder", "mixers"))) or name.endswith(
+        ".log_sink"
+    )
 
 
 def _is_kept(name: str, model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head
 _ADDED = r"(^|\.)(curve|encoder|mixers)\.|\.log_sink$"  # tensors that curvekit adds to a base
 _BUFFERS = r"attn(\.attention)?\.(masked_)?bias$|rotary_emb\.inv_freq$"  # of older versions of transformers
 _GIVEN = {"encoder", "encoder_config", "base_is_random"}  # what follows from the other arguments
+# What curvekit adds, by part: the settings under which one that was trained is the one that a recipe asks for. Learned
+# sinks are asked for by their names alone.
+_CURVE = ("degree", "curve_weights", "channels")
+_ENCODER = ("source", "encoder", "encoder_config", "context", "random_encoder")
+_PARTS = {
+    "encoder": _ENCODER,
+    "curve": (*_ENCODER, *_CURVE, "place", "learn_place", "window", "normalisation", "fusion"),
+    "mixers": ("sites", "mixer", *_CURVE),
+}
 
 
 def build_model(
@@ -36,11 +46,16 @@ def build_model(
 ) -> PreTrainedModel:
     """Build a recipe of :data:`curvekit.recipes.RECIPES` from a base, or from random weights of its shape.
 
-    Recipes of one base and seed share every weight of the base's part.
+    Recipes of one base and seed share every weight of the base's part. Of a base that curvekit saved with a curve,
+    ``mini-curve`` or a folder, also the encoder's table, the curve, the mixers and the sinks are taken, each where the
+    recipe's settings of it are those that it was trained with; the others start anew, and what the recipe has no place
+    for is left out. So the recipe that a base was trained with starts from its trained curve, and ``plain`` is the
+    base's own part alone, which may be a poor model without what it was trained beside.
 
     Args:
         recipe: its name.
-        base: ``mini``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo or LLaMA.
+        base: ``mini``, ``mini-curve``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo or
+            LLaMA.
         tokenizer: the base's own, loaded when it is None and needed; from scratch any.
         encoder: see :func:`curvekit.bases.berts.locate_encoder`; used with ``source="encoder"``.
         seed: of every weight that the base does not bring.
@@ -62,7 +77,10 @@ def build_model(
         if scratch:
             fields = _fresh(fields, architecture, tokenizer, settings)
         bert = None
-        if settings.get("source") == "encoder":
+        own = {name: settings[name] for name in ("context", "random_encoder") if name in settings}
+        if settings.get("source") == "encoder" and not scratch and brings_encoder(theirs, encoder, **own):
+            settings |= {"encoder": encoder, "encoder_config": theirs.encoder_config}
+        elif settings.get("source") == "encoder":
             tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
             bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
             if (
@@ -188,8 +206,25 @@ def _fresh(
     return fields
 
 
+def brings_encoder(theirs: Any, encoder: str, context: str = "static", random_encoder: bool = False) -> bool:
+    """Whether a base was saved with an encoder, and with this one."""
+    wanted = {"source": "encoder", "encoder": encoder, "context": context, "random_encoder": random_encoder}
+    return all(getattr(theirs, name, None) == value for name, value in wanted.items())
+
+
+def _differing(theirs: Any, config: Any) -> list[str]:
+    """The parts that a base was saved with, and that these settings ask for otherwise."""
+    if not hasattr(theirs, "leaks"):  # nothing of curvekit's is in it
+        return []
+    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
+    same = lambda name: plain(getattr(theirs, name)) == plain(getattr(config, name))  # noqa: E731
+    return [part for part, settings in _PARTS.items() if not all(map(same, settings))]
+
+
 def load_base(base: str, config: Any) -> Any:
     """The base's weights in a model of this configuration, in float32; the rest of it is random.
+
+    What curvekit added to the base is taken as :func:`build_model` says.
 
     Raises:
         CurvekitError: they cannot be had, or are not whole.
@@ -198,6 +233,7 @@ def load_base(base: str, config: Any) -> Any:
     head = "lm_head.weight"
     theirs = base_config(base)
     architecture = architecture_of(theirs, base)
+    differing = _differing(theirs, config)
     untied = theirs.tie_word_embeddings and not config.tie_word_embeddings  # the head becomes a matrix of its own
     model = load_checked(
         architecture.model,
@@ -207,8 +243,13 @@ def load_base(base: str, config: Any) -> Any:
         unexpected=f"{_ADDED}|{_BUFFERS}",
         config=config,
         dtype=torch.float32,
+        mismatched="|".join(rf"\.{part}\." for part in differing) or None,
         local_files_only=hub.local_only(where),
     )
+    if differing := [part for part in differing if getattr(model.base_model, part, None) is not None]:
+        fresh = architecture.model(copy.deepcopy(config)).base_model
+        for part in differing:
+            getattr(model.base_model, part).load_state_dict(getattr(fresh, part).state_dict())
     if untied:
         model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
     if config.leaks:

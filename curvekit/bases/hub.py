@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from curvekit.errors import CurvekitError, first_line, pick
+from curvekit.files import read_json
 
-BASES = ("mini", "smollm2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
-SHIPPED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}  # a base's name -> its folder in the package
+BASES = ("mini", "mini-curve", "smollm2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+# A base's name -> its folder in the package.
+SHIPPED = {name: Path(__file__).parents[1] / "assets" / name for name in ("mini", "mini-curve")}
 SECONDS = 4.0  # that a server may take; with what is asked of it first, an answer or a sentence is there within five
 MINUTE = 60.0
 _PACE = 200.0  # bytes a second below which an answer has no end
@@ -257,6 +259,13 @@ def located(name: str) -> str:
 
         return str(gguf.converted(name))
     return str(SHIPPED.get(name, name))
+
+
+def own_recipe(name: str) -> str | None:
+    """The recipe that a base was pretrained with and ships with, or None where that is no other than its own model."""
+    if name not in SHIPPED:
+        return None
+    return read_json(SHIPPED[name] / "config.json").get("recipe")
 
 
 def cached(repository: str, filename: str = "config.json") -> bool:

@@ -44,7 +44,8 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
 
     Args:
         name: a run's folder, a saved model's folder, or a base, such as ``gpt2``.
-        recipe: for a base: what is built on it (default ``plain``, the base itself).
+        recipe: for a base: what is built on it (default: the base itself, which is ``plain``, or of ``mini-curve`` the
+            recipe that it was pretrained with).
 
     Raises:
         CurvekitError: there is no such model, it is not whole, or a recipe is asked of one that has its own.
@@ -63,6 +64,7 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
         pick_base(str(name))
     is_run = bool(saved) and "model_type" not in saved
     is_recipe = str(saved.get("model_type")).startswith("curve_")
+    ships_so = not saved and recipe is None and hub.own_recipe(str(name)) is not None
     if recipe is not None and (is_run or is_recipe):
         raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
     with quiet():
@@ -77,8 +79,9 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
         else:
             tokenizer = base_tokenizer(str(name))
             tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine
-            model = (
-                load_model(folder) if is_recipe else build_model(recipe or plain_name(str(name)), str(name), tokenizer)
-            )
+            if is_recipe or ships_so:
+                model = load_model(folder if is_recipe else hub.located(str(name)))
+            else:
+                model = build_model(recipe or plain_name(str(name)), str(name), tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), tokenizer  # type: ignore[arg-type]  # transformers wraps Module.to without its self

@@ -26,14 +26,21 @@ _SHOWN = 3
 
 
 def load_checked(
-    kind: Any, name: str | Path, what: str, *, missing: str | None = None, unexpected: str | None = None, **options: Any
+    kind: Any,
+    name: str | Path,
+    what: str,
+    *,
+    missing: str | None = None,
+    unexpected: str | None = None,
+    mismatched: str | None = None,
+    **options: Any,
 ) -> Any:
     """``kind.from_pretrained(name, **options)`` in evaluation mode, from safetensors only, every tensor checked.
 
     Args:
         kind: a model's class of transformers, or an ``AutoModel``.
         what: the subject of a sentence, such as ``the base 'gpt2'``.
-        missing, unexpected: as :func:`check_loaded`.
+        missing, unexpected, mismatched: as :func:`check_loaded`.
         options: of ``from_pretrained``, such as ``local_files_only``.
 
     Raises:
@@ -55,7 +62,7 @@ def load_checked(
 
         hub.require_answers()
         raise CurvekitError(f"{what} is not whole ({first_line(error)}); restore it, or make it again") from error
-    check_loaded(model, info, what, missing=missing, unexpected=unexpected)
+    check_loaded(model, info, what, missing=missing, unexpected=unexpected, mismatched=mismatched)
     return model.eval()
 
 
@@ -153,6 +160,7 @@ def check_loaded(
     *,
     missing: str | None = None,
     unexpected: str | None = None,
+    mismatched: str | None = None,
 ) -> None:
     """Check what became of a checkpoint's tensors; ``info`` is what ``output_loading_info=True`` returns.
 
@@ -160,7 +168,8 @@ def check_loaded(
 
     Args:
         what: the subject of the sentence, such as ``the base 'gpt2'``.
-        missing, unexpected: patterns of names that may be; what curvekit adds to a base that it starts from.
+        missing, unexpected, mismatched: patterns of names that may be; what curvekit adds to a base that it starts
+            from.
 
     Raises:
         CurvekitError: the first tensors that are missing, unexpected or of another shape, by name; or a parameter
@@ -168,7 +177,9 @@ def check_loaded(
     """
     lost = _beyond(info.get("missing_keys", ()), missing)
     extra = _beyond(info.get("unexpected_keys", ()), unexpected)
-    other = sorted(str(each[0] if isinstance(each, tuple) else each) for each in info.get("mismatched_keys", ()))
+    other = _beyond(
+        (each[0] if isinstance(each, tuple) else each for each in info.get("mismatched_keys", ())), mismatched
+    )
     recipe = getattr(model.config, "recipe", None)
     of = f" for the recipe {recipe!r}" if recipe else ""
     for names, verb in ((lost, "lacks"), (extra, "has, and the model does not know,"), (other, "has in another shape")):

@@ -6,7 +6,17 @@ import argparse
 import json
 
 from curvekit.cli.flags import Commands, command, path
-from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, fill, results_block
+from curvekit.cli.readme import (
+    LADDER_BEGIN,
+    LADDER_END,
+    RESULTS_BEGIN,
+    RESULTS_END,
+    fill,
+    is_ladder,
+    ladder_block,
+    results_block,
+)
+from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 
@@ -19,7 +29,8 @@ def add(commands: Commands) -> None:
         "print the table of a report, or compare finished runs, with paired intervals",
         "  curvekit compare reports/pydocs-mini\n"
         "  curvekit compare runs/gpt2 runs/curve\n"
-        "  curvekit compare reports/wikitext-2 --readme README.md",
+        "  curvekit compare reports/wikitext-2 --readme README.md\n"
+        "  curvekit compare reports/which-curve",
     )
     each.add_argument(
         "folders", nargs="+", type=path, metavar="FOLDER", help="the folder of a report, or those of runs"
@@ -42,7 +53,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.readme is not None:
         if len(arguments.folders) > 1 or arguments.baseline:
             raise CurvekitError("--readme takes the folder of one comparison, as it was saved; leave the rest out")
-        fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
+        if is_ladder(first):
+            fill(arguments.readme, ladder_block(first), LADDER_BEGIN, LADDER_END)
+        else:
+            fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
+        return
+    if len(arguments.folders) == 1 and is_ladder(first):
+        if arguments.baseline:
+            raise CurvekitError("a ladder's tables are as they were saved; leave --baseline out")
+        kind = "tex" if arguments.latex else "json" if arguments.json else "md"
+        print(read_whole(first / f"medium.{kind}").rstrip("\n"))
         return
     if len(arguments.folders) == 1 and (first / "comparison.json").exists():
         comparison = load_comparison(first)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import INTERVAL, ROW, cells, markdown_table
 from curvekit.files import read_json, write_text
+from curvekit.shapes import Maybe
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
+LADDER_BEGIN, LADDER_END = "<!-- which-curve:begin -->", "<!-- which-curve:end -->"
 BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
@@ -19,6 +23,85 @@ def results_block(folder: Path) -> str:
     shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "verdict", "trainable parameters")
     table = markdown_table([{column: cells(row)[column] for column in shown} for row in found["rows"]])
     return "\n".join([found["summary"], "", table, "", "```", found["command"], "```"])
+
+
+_TESTED = {"difference": float, "low": float, "high": float, "relative_perplexity": float}
+_BEST, _CANON, _WIDER = "curve3+sites+softemax", "canon:own_rate=4", "plain:like=curve3"
+_SAID = {  # candidates of the ladder that the README shows, and what they are
+    "plain": "GPT-2",
+    _WIDER: "GPT-2, wider",
+    "encoder": "BERT's embeddings, no curve",
+    "softemax": "SoftEMax alone",
+    "smear:own_rate=4": "peer: smear",
+    "curve3": "curve through BERT's embeddings",
+    "self-curve3": "curve through its own embeddings",
+    "trigram:own_rate=4": "peer: trigram embeddings",
+    _BEST: "curves at the input and in the blocks, SoftEMax",
+    _CANON: "peer: Canon's free kernels in the blocks",
+}
+
+
+def is_ladder(folder: Path) -> bool:
+    """Whether the folder holds the report of a ladder."""
+    return all((folder / f"{name}.json").is_file() for name in ("medium", "long", "contrasts"))
+
+
+def ladder_block(folder: Path) -> str:
+    """What the README says of the ladder's report in a folder."""
+    row = {"candidate": str, "perplexity": float, "trainable_parameters": int, "seeds": int, **_maybe(_TESTED)}
+    medium, long = (read_json(folder / f"{name}.json", list, [row]) for name in ("medium", "long"))
+    compared = {"rung": str, "a": str, "b": str, "verdict": str, **_TESTED}
+    pairs = read_json(folder / "contrasts.json", list, [compared])
+    pair = {(each["a"], each["b"]): each for each in pairs if each["rung"] == "medium"}
+    by_name = {each["candidate"]: each for each in medium}
+    shown = [by_name[name] for name in _SAID if name in by_name]
+    least = min(each["seeds"] for each in shown)
+    says = [
+        f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best curve "
+        f"changes GPT-2's perplexity by {_percent(by_name[_BEST])}, and a curve at the input alone that of a GPT-2 "
+        f"widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
+        _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
+        _against(
+            "A curve through BERT's embeddings, against one through the model's own,", pair["curve3", "self-curve3"]
+        ),
+        _against("SoftEMax, against softmax beside a curve,", pair["curve3+softemax", "curve3"]),
+        "At 16,000 steps, one seed, perplexities are "
+        + ", ".join(
+            f"{each['perplexity']:.2f} for `{each['candidate']}`"
+            + (f" ({_percent(each)})" if "difference" in each else "")
+            for each in long
+        )
+        + ".",
+    ]
+    rows = [
+        {
+            "from random weights, 1,000 steps": f"`{each['candidate']}`: {_SAID[each['candidate']]}",
+            "perplexity": f"{each['perplexity']:.1f}",
+            "change": _percent(each) if "difference" in each else "",
+            INTERVAL: _interval(each) if "difference" in each else "baseline",
+            "trainable parameters": f"{each['trainable_parameters']:,}",
+        }
+        for each in shown
+    ]
+    command = f"curvekit compare {folder.as_posix()}"
+    return "\n".join([" ".join(says), "", markdown_table(rows), "", "```", command, "```"])
+
+
+def _maybe(shape: dict[str, Any]) -> dict[str, Any]:
+    return {name: Maybe(kind) for name, kind in shape.items()}
+
+
+def _against(what: str, row: Mapping[str, Any]) -> str:
+    verdict = row["verdict"] if row["verdict"] in ("better", "worse") else "not told apart"
+    return f"{what} is {verdict}: {_percent(row)}, {_interval(row)} nats."
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    return f"{row['relative_perplexity']:+.1%}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def fill(page: Path, block: str, first: str, last: str) -> None:

@@ -67,5 +67,10 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def config(arguments: argparse.Namespace) -> RunConfig:
-    """The defaults, over them what was given."""
-    return RunConfig.from_dict(given(arguments)).validate()
+    """The defaults, over them what was given; a base that ships with its curve is trained with it."""
+    from curvekit.bases.hub import own_recipe
+
+    values = given(arguments)
+    if "recipe" not in values and (own := own_recipe(str(values.get("base")))):
+        values["recipe"] = own
+    return RunConfig.from_dict(values).validate()

@@ -57,6 +57,7 @@ RUNGS = {
 }
 OWN = ("learning_rate", "own_rate", "weight_decay")  # what a candidate may set of its training
 PLAIN = "plain"
+BRIEF_LOSSES = 125  # of a run in a brief collection
 
 
 @dataclass(frozen=True)
@@ -401,12 +402,14 @@ def learned(model: Any) -> dict[str, list]:
 # Tables
 
 
-def load_results(folder: str | Path, rung: str) -> dict[str, list[dict[str, Any]]]:
-    """The results of a rung by candidate, each a list in the order of seeds."""
+def load_results(source: str | Path, rung: str) -> dict[str, list[dict[str, Any]]]:
+    """The results of a rung by candidate, each in the order of seeds; of a folder, or a file of :func:`collect`."""
+    source = Path(source)
+    every = _unpacked(source) if source.is_file() else map(read_json, sorted((source / rung).glob("*/result.json")))
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((Path(folder) / rung).glob("*/result.json")):
-        result = read_json(path)
-        found.setdefault(result["candidate"], []).append(result)
+    for result in every:
+        if result["rung"] == rung:
+            found.setdefault(result["candidate"], []).append(result)
     return {name: sorted(results, key=lambda each: each["seed"]) for name, results in found.items()}
 
 
@@ -516,16 +519,71 @@ def as_latex(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
-def collect(folder: str | Path, path: str | Path) -> int:
-    """Write all results below a folder into one file, for :func:`scatter` on another machine; how many there are."""
+def collect(folder: str | Path, path: str | Path, brief: bool = False) -> int:
+    """Write all results below a folder into one file, for :func:`scatter` on another machine; how many there are.
+
+    Of what is the same in several, such as the documents' sizes, the file holds one. ``brief`` leaves out what no table
+    and no figure needs: losses stand for longer stretches, and what was learned is kept of longer rungs' curves alone.
+    """
     results = [read_json(found) for found in sorted(Path(folder).glob("*/*/result.json"))]
-    write_atomically(path, lambda file: file.write(json.dumps({"results": results}).encode()))
+    shared: dict[str, Any] = {}
+    packed = [_packed(_brief(each) if brief else each, shared) for each in results]
+    lines = ",\n".join(json.dumps(each, separators=(",", ":")) for each in packed)
+    text = f'{{"shared": {json.dumps(shared, separators=(",", ":"))},\n"results": [\n{lines}\n]}}\n'
+    write_atomically(path, lambda file: file.write(text.encode()))
     return len(results)
+
+
+_SHARED = ("tokens", "words", "bytes", "sources")  # of a score: the same wherever the documents are
+
+
+def _packed(result: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """A result with names in the place of what others have too; those stand in ``shared``."""
+
+    def named(value: Any) -> str:
+        name = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+        shared[name] = value
+        return name
+
+    scores = {
+        split: score | {part: named(score[part]) for part in _SHARED} for split, score in result["scores"].items()
+    }
+    return result | {"scores": scores, "corpus": named(result["corpus"])}
+
+
+def _unpacked(path: str | Path) -> list[dict[str, Any]]:
+    """The results of a file of :func:`collect`."""
+    held = read_json(path, shape={"shared": dict, "results": [dict]})
+    back = lambda value: held["shared"][value] if isinstance(value, str) else value  # noqa: E731
+    for result in held["results"]:
+        result["corpus"] = back(result["corpus"])
+        for score in result["scores"].values():
+            score |= {part: back(score[part]) for part in _SHARED}
+    results: list[dict[str, Any]] = held["results"]
+    return results
+
+
+def _brief(result: dict[str, Any]) -> dict[str, Any]:
+    losses = result["losses"]
+    kept = -(-len(losses) // BRIEF_LOSSES)
+    learned = {k: v for k, v in result.get("learned", {}).items() if result["rung"] != "small" and ".norm." not in k}
+    scores = {}
+    for split, score in result["scores"].items():
+        bins = {
+            name: {"nats": [round(x, 2) for x in score[name]["nats"]], "tokens": score[name]["tokens"]}
+            for name in ("by_position", "by_frequency")
+        }
+        scores[split] = score | bins | {"nll": [round(x, 2) for x in score["nll"]]}
+    return result | {
+        "losses": [round(fmean(losses[i : i + kept]), 4) for i in range(0, len(losses), kept)],
+        "learned": learned,
+        "scores": scores,
+    }
 
 
 def scatter(path: str | Path, folder: str | Path) -> int:
     """Undo :func:`collect`."""
-    results = read_json(path)["results"]
+    results = _unpacked(path)
     for result in results:
         job = Job(result["candidate"], result["rung"], result["seed"])
         write_json(job.folder(Path(folder)) / "result.json", result)
@@ -573,6 +631,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         each = command(name, help)
         each.add_argument("source", type=Path)
         each.add_argument("target", type=Path)
+        if name == "collect":
+            each.add_argument("--brief", action="store_true", help="what tables and figures need, and no more")
 
     given = parser.parse_args(arguments)
     if given.command == "prepare":
@@ -594,7 +654,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = {"markdown": as_markdown, "latex": as_latex, "json": lambda rows: json.dumps(rows, indent=1)}
         print(shown[given.format](rows))
     elif given.command == "collect":
-        print(collect(given.source, given.target), "results")
+        print(collect(given.source, given.target, given.brief), "results")
     else:
         print(scatter(given.source, given.target), "results")
 

@@ -68,7 +68,10 @@ def training_curves(history: Sequence[Mapping[str, Any]], recipe: str = "gpt2") 
 
 @styled
 def learning_curves(
-    histories: Mapping[str, Sequence[tuple[Any, Any]]], baseline: str = "gpt2", leaks: Sequence[str] = ()
+    histories: Mapping[str, Sequence[tuple[Any, Any]]],
+    baseline: str = "gpt2",
+    leaks: Sequence[str] = (),
+    of: str = "Validation set",
 ) -> Figure:
     """Validation loss while training, for every recipe, and its difference from the baseline's.
 
@@ -77,12 +80,13 @@ def learning_curves(
             same order for every recipe. Line: their mean; band: their range.
         baseline: the recipe that the right panel subtracts, seed by seed.
         leaks: recipes drawn dashed, because their losses are not comparable.
+        of: whose losses they are, where not the validation set's.
     """
     seeds = max(len(runs) for runs in histories.values())
     paired = baseline in histories and len(histories) > 1
     figure = canvas(
         "Learning curves",
-        f"Validation set, {f'mean and range of {seeds} seeds' if seeds > 1 else 'one seed'}."
+        f"{of}, {f'mean and range of {seeds} seeds' if seeds > 1 else 'one seed'}."
         + (" Dashed: sees the answer, not comparable." if leaks else ""),
         3.9,
         key=[(name, colour(name), "--" if name in leaks else "-") for name in histories],

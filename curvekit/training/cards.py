@@ -17,6 +17,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from curvekit.bases.building import MINI, base_fields
+from curvekit.bases.opening import load_model
 from curvekit.bases.tokenizer import saved_tokenizer
 from curvekit.bases.weights import load_checked
 from curvekit.errors import CurvekitError
@@ -121,15 +122,15 @@ def _save(run: Run, folder: Path) -> None:
 
 
 def measure(folder: str | Path, data_dir: str | Path, announce: Callable[[str], object] = print) -> dict[str, Any]:
-    """Score a saved GPT-2 on the held-out articles and stories of :func:`curvekit.training.pretraining.gather`.
+    """Score a saved GPT-2, with a curve or without, on the held-out articles and stories of ``pretraining.gather``.
 
     Articles are scored in plain typography, ``<unk>`` included, and counted in the words and bytes of the text as
     WikiText publishes it, which is how lm-evaluation-harness counts.
     """
-    return _measure(*_load(folder), Path(folder).resolve().name, gather(data_dir), announce)
+    return measured(*loaded(folder), Path(folder).resolve().name, gather(data_dir), announce)
 
 
-def _measure(
+def measured(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
@@ -164,7 +165,9 @@ def _measure(
     return figures
 
 
-def _samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def continuations(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
     """Continuations of how the first held-out articles and stories begin, drawn once with seed 0: none is chosen."""
     prompts = []
     for row in rows[:_PROMPTS]:
@@ -177,15 +180,15 @@ def _samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict
 
 
 def _write_card(run: Run, folder: Path, name: str, rows_of: Rows, announce: Callable[[str], object]) -> None:
-    model, tokenizer = _load(folder)
+    model, tokenizer = loaded(folder)
     tried = [_tried(load_run(path.parent), rows_of, announce) for path in run.folder.parent.glob("*/metrics.json")]
     tried.sort(key=lambda row: (-row["tokens"], row["bits_per_byte"]["stories validation"]))
     card = {
         "parameters": run.metrics["parameters"],
         "vocabulary": model.config.vocab_size,
         "shape": {name: getattr(model.config, name) for name in MINI},
-        "figures": _measure(model, tokenizer, name, rows_of, announce),
-        "samples": _samples(model, tokenizer, rows_of["test"]),
+        "figures": measured(model, tokenizer, name, rows_of, announce),
+        "samples": continuations(model, tokenizer, rows_of["test"]),
         "tried": tried,
         "training": {name: run.metrics[name] for name in _OF_TRAINING},
         "history": _history(run),
@@ -294,7 +297,7 @@ def markdown(card: dict[str, Any]) -> str:
         "seed": str(settings["seed"]),
     }
     written = "\n\n---\n\n".join(
-        f"> {_quoted(each['prompt'])} **⟶**{_quoted(each['continuation'])}" for each in card["samples"]
+        f"> {quoted(each['prompt'])} **⟶**{quoted(each['continuation'])}" for each in card["samples"]
     )
     return _TEMPLATE.format(
         parameters=card["parameters"],
@@ -317,7 +320,7 @@ def markdown(card: dict[str, Any]) -> str:
     )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Text as Markdown shows it, in a quotation: nothing in it is markup."""
     return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text).replace("\n", "\n>\n> ")
 
@@ -340,7 +343,7 @@ def _tried(run: Run, rows_of: Rows, announce: Callable[[str], object]) -> dict[s
     announce(f"measuring what was tried: {run.folder.name}")
     config, metrics = run.config, run.metrics
     shape = read_json(run.folder / "model" / "config.json")
-    reached = _measure(run.model(), run.tokenizer(), run.folder.name, rows_of, announce, _FEW)
+    reached = measured(run.model(), run.tokenizer(), run.folder.name, rows_of, announce, _FEW)
     return {
         "run": run.folder.name,
         "corpus": Path(config.corpus).name,
@@ -374,9 +377,12 @@ def _machine() -> str:
     return torch.cpu.get_capabilities().get("cpu_name", platform.machine())
 
 
-def _load(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
+def loaded(folder: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = saved_tokenizer(folder, Path(folder).name)
     what = f"the base in {folder}"
-    model = load_checked(GPT2LMHeadModel, folder, what, local_files_only=True, dtype=torch.float32)
-    return model.to(device), tokenizer
+    if read_json(Path(folder) / "config.json").get("model_type") == GPT2Config.model_type:
+        model = load_checked(GPT2LMHeadModel, folder, what, local_files_only=True, dtype=torch.float32)
+    else:
+        model = load_model(folder)
+    return model.float().to(device), tokenizer

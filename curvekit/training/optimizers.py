@@ -179,11 +179,11 @@ class DeviceMuon:
         blocks, rest = _parts(model)
         groups = [
             {
-                "params": [p for n, p in rest.items() if is_added(n, model) == own and decays(n, p) == bool(decay)],
+                "params": [p for n, p in rest.items() if is_added(n, model) == own and decays(n, p) != bare],
                 "weight_decay": decay,
                 "lr": rate,
             }
-            for decay in (weight_decay, 0.0)
+            for bare, decay in ((False, weight_decay), (True, 0.0))
             for own, rate in ((False, self.rate), (True, self.own))
         ]
         self.parts: tuple[Optimizer, ...] = (

@@ -80,7 +80,7 @@ RUN = Kind(
         "scores-*.json": json_with("signature", "perplexity"),
         "metrics.json": json_with("recipe", "seed", "fingerprint"),
         "wandb.json": json_with("id", only=True),
-        "conformance.json": json_with("line"),
+        "conformance.json": json_with("attention", "leak", "bound", "tokens"),
         "model": _is_model,
         "tokens": _is_tokens,
         "checkpoints": _is_checkpoints,

@@ -208,7 +208,7 @@ class RunConfig:
     wandb_project: str = _setting("curvekit", "wandb project", result=False)
 
     def __post_init__(self) -> None:
-        """Choose what was left open: a quick run for ``mini`` and local bases, full size for the hub's models.
+        """Choose what was left open: a quick run for what ships and local bases, full size for the hub's models.
 
         Full size is one pass over WikiText-103: 3600 steps of 4 x 8 blocks of 1024 tokens. For ``smollm2`` it is a run
         of a quarter of an hour on two cores, see :data:`SMOLLM2`.
@@ -228,12 +228,14 @@ class RunConfig:
 
     def _left_open(self) -> dict[str, Any]:
         """What is chosen for the base, where nothing is given."""
+        from curvekit.bases.hub import SHIPPED
+
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
         whole = {"adapter": "none", "batch_size": 8}
         if self.base == "smollm2":
             adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
             return whole | SMOLLM2 | ({} if adapted else {"adapter": "none"})
-        if self.base == "mini" or local:
+        if self.base in SHIPPED or local:
             return whole | {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
         return whole | {"block_size": 1024, "accumulate": 4, "steps": 3600}
 

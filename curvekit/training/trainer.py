@@ -33,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
+from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.conformance import conformance
@@ -427,7 +428,7 @@ def _default_rate(config: RunConfig, base_is_random: bool) -> float:
     """What is recommended; an adapter's was measured on ``smollm2`` (0.5 to 4e-3; the gate gained nothing by more)."""
     if config.adapter == "lora":
         return 2e-3
-    return 1e-3 if base_is_random or config.base == "mini" else 1e-4
+    return 1e-3 if base_is_random or config.base in SHIPPED else 1e-4
 
 
 def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:

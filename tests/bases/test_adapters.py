@@ -76,6 +76,16 @@ def test_a_model_with_a_new_adapter_is_itself_and_trains_all_but_its_base(make, 
     assert len(matrices(plain)) == blocks * {"gpt2": 4, "gpt_neo": 6, "llama": 7}[model.config.model_type[6:]]
 
 
+def test_mixers_are_trained_and_saved_beside_an_adapter(make, tiny_tokenizer, tmp_path):
+    model = make("curve3+sites+softemax")
+    mixers = [name for name, parameter in model.named_parameters() if ".mixers." in name and parameter.requires_grad]
+    assert len(mixers) == 2 * len(model.base_model.mixers)
+    with torch.no_grad():
+        for name in mixers:
+            model.get_parameter(name).add_(0.1)
+    assert torch.equal(logits(open_adapter(save(model, tiny_tokenizer, tmp_path))), logits(model))
+
+
 @pytest.mark.parametrize("recipe", KINDS)
 def test_the_formula_is_the_base_beside_its_low_rank_product(make, recipe):
     model = make(recipe)

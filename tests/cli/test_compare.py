@@ -35,3 +35,14 @@ def test_compare_reads_a_folder_and_fills_the_readme(trained, tmp_path, capsys):
     assert "old" not in first and comparison.summary() in first and "| softemax |" in first
     assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0
     assert page.read_text(encoding="utf-8") == first
+
+
+def test_a_ladders_report_is_printed_as_it_was_saved(capsys):
+    from pathlib import Path
+
+    folder = Path(__file__).parents[2] / "reports" / "which-curve"
+    for flags, kind in (([], "md"), (["--latex"], "tex"), (["--json"], "json")):
+        assert main(["compare", str(folder), *flags]) == 0
+        assert capsys.readouterr().out == (folder / f"medium.{kind}").read_text(encoding="utf-8")
+    assert main(["compare", str(folder), "--baseline", "canon"]) != 0
+    assert "leave --baseline out" in capsys.readouterr().err

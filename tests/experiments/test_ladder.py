@@ -105,6 +105,21 @@ def test_results_travel_as_one_file(tokens, rungs, tmp_path):
     assert ladder.collect(tmp_path / "a", tmp_path / "all.json") == 1
     assert ladder.scatter(tmp_path / "all.json", tmp_path / "b") == 1
     assert load_results(tmp_path / "a", "small") == load_results(tmp_path / "b", "small")
+    assert load_results(tmp_path / "a", "small") == load_results(tmp_path / "all.json", "small")
+
+
+def test_a_brief_file_gives_the_same_table(tokens, rungs, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "BRIEF_LOSSES", 3)
+    (name, whole), _ = made(tmp_path / "a", tokens, "plain", "sites").items()
+    ladder.collect(tmp_path / "a", tmp_path / "all.json", brief=True)
+    (short, *_) = load_results(tmp_path / "all.json", "small")[name]
+    assert len(short["losses"]) == 2 and np.mean(short["losses"]) == pytest.approx(
+        np.mean(whole[0]["losses"]), abs=1e-4
+    )
+    first, again = (table(each, "small", "test", name, samples=50) for each in (tmp_path / "a", tmp_path / "all.json"))
+    for a, b in zip(first, again, strict=True):
+        for column in ("loss", "difference", "low", "high"):
+            assert a.get(column) == pytest.approx(b.get(column), abs=1e-3), column
 
 
 @pytest.mark.parametrize("vocabulary", [1_000, 8_192])

@@ -161,6 +161,23 @@ def win_rates():
     return figures.win_rates({"Which is better?": rows, "Which is more fluent?": rows[::-1]})
 
 
+def differences_by_rung():
+    rows = [
+        {"candidate": r, "difference": -0.1 * k, "low": -0.1 * k - 0.02, "high": 0.02} for k, r in enumerate(RECIPES)
+    ]
+    return figures.differences_by_rung({"250 steps": rows, "1,000 steps": rows[1:3]}, "gpt2")
+
+
+def gain_by_bin():
+    values = {r: RANDOM.normal(size=(3, 4)) for r in RECIPES[1:4]}
+    return figures.gain_by_bin({w: (["0–9", "10–99", "100–999", "1,000 and more"], values) for w in ("count", "place")})
+
+
+def looks_back():
+    kernels = {f"block {k}, attention": RANDOM.normal(size=(32, 3 + k % 2)) for k in range(5)}
+    return figures.looks_back(kernels, "How far back?", "Of $5.")
+
+
 def token_differences():
     return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
 
@@ -169,7 +186,7 @@ GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
-    benchmark_ratios,
+    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back,
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curvekit.errors import CurvekitError
-from curvekit.training.optimizers import muon
+from curvekit.training.optimizers import DeviceMuon, muon
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -29,6 +29,18 @@ def test_each_parameter_is_stepped_by_one_of_the_two(make):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     blocks = {names[id(parameter)] for parameter in optimizer.parts[0].param_groups[0]["params"]}
     assert len(blocks) == 4 * model.config.n_layer and all(".h." in name for name in blocks)
+
+
+@pytest.mark.parametrize("recipe", ["canon", "curve3+sites+softemax", "smear", "sink"])
+def test_a_rate_of_their_own_reaches_all_that_is_added_and_nothing_else(make, recipe):
+    model = make(recipe)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    DeviceMuon(model, 0.0, own_rate=0.0).step(torch.tensor(1e-2))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    still = {name for name, parameter in trained.items() if torch.equal(parameter, before[name])}
+    assert still == {name for name in trained if {"curve", "mixers", "log_sink"} & {*name.split(".")}}
 
 
 def test_muons_steps_have_singular_values_of_one_length(make):

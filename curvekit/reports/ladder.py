@@ -1,0 +1,284 @@
+"""The report of a ladder: tables of every rung, the contrasts that were fixed before, and figures, from one file.
+
+    python -m curvekit.reports.ladder reports/which-curve
+
+reads ``results.json`` there, as ``ladder collect --brief`` left it, and writes ``small``, ``medium``, ``long`` and
+``contrasts`` as Markdown, JSON and LaTeX, the figures, and the tables between the marks of ``README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from curvekit import figures
+from curvekit.errors import CurvekitError
+from curvekit.evaluation.results import markdown_table
+from curvekit.evaluation.significance import holm
+from curvekit.experiments.ladder import PLAIN, RUNGS, as_latex, as_markdown, difference, load_results, table
+from curvekit.files import write_text
+from curvekit.mixers import Mixer
+from curvekit.training.lean import FREQUENCY_BINS, POSITION_BINS
+
+SPLITS = {"small": "validation", "medium": "test", "long": "test"}
+SAMPLES = 4_000
+CANON, TRIGRAM, SMEAR, WIDER = "canon:own_rate=4", "trigram:own_rate=4", "smear:own_rate=4", "plain:like=curve3"
+BEST = "curve3+sites+softemax"
+SHOWN = {CANON: "canon", TRIGRAM: "trigram", SMEAR: "smear", WIDER: "plain, widened"}  # in figures
+
+
+class Contrast(NamedTuple):
+    """Two candidates whose difference answers a question; ``fixed``: the question stood in the log before the runs."""
+
+    rung: str
+    a: str
+    b: str
+    asks: str
+    fixed: bool = True
+
+
+def _peers(a: str) -> list[Contrast]:
+    return [
+        Contrast("medium", a, "encoder", "is it the curve, or BERT's embeddings?"),
+        Contrast("medium", a, "self-curve3", "does it need BERT's embeddings?"),
+        Contrast("medium", a, WIDER, "is it the parameters?"),
+        Contrast("medium", a, CANON, "a peer: free kernels of 4 in every block"),
+        Contrast("medium", a, TRIGRAM, "a peer: three embeddings through one projection"),
+        Contrast("medium", a, SMEAR, "a peer: a gated share of the previous embedding"),
+    ]
+
+
+CONTRASTS = [
+    *_peers(BEST),
+    *_peers("curve3"),
+    Contrast("medium", "curve3+softemax", "curve3", "SoftEMax against softmax"),
+    Contrast("medium", "softemax", PLAIN, "SoftEMax against softmax"),
+    Contrast("medium", BEST, "curve3+softemax", "what a curve in the blocks adds", False),
+    Contrast("medium", "self-curve3", TRIGRAM, "three points of a curve against its words side by side", False),
+    Contrast("small", "curve3", "curve3:random_encoder=true", "is it what BERT learned?"),
+    Contrast("small", "curve", "learned", "Bernstein's weights against free ones"),
+    Contrast("small", "sites", "canon", "two numbers a channel against four, at one rate", False),
+    Contrast("small", "sites:channels=point+tangent+curvature", "canon", "four numbers against four", False),
+    Contrast("small", "curve3+sites", "curve3", "do the two gains add up?", False),
+    Contrast("small", "curve3", "self-curve3", "does it need BERT's embeddings?", False),
+    Contrast("small", "curve3:degree=1", "curve3", "does it need a curve, or a line?", False),
+]
+
+
+def contrasts(results: str | Path, samples: int = SAMPLES) -> list[dict[str, Any]]:
+    """A row for each of :data:`CONTRASTS`, over the seeds that both have.
+
+    Holm's correction is over those of one rung that were fixed before, and apart from them over those that were not.
+
+    Raises:
+        CurvekitError: a candidate has no run at its rung.
+    """
+    found = {rung: load_results(results, rung) for rung in dict.fromkeys(each.rung for each in CONTRASTS)}
+    rows: list[dict[str, Any]] = []
+    for each in CONTRASTS:
+        if missing := [name for name in (each.a, each.b) if name not in found[each.rung]]:
+            raise CurvekitError(f"{results} has no run of {missing[0]!r} at the rung {each.rung}")
+        both = [found[each.rung][name] for name in (each.a, each.b)]
+        seeds = set.intersection(*({run["seed"] for run in runs} for runs in both))
+        a, b = ([run for run in runs if run["seed"] in seeds] for runs in both)
+        paired = difference(a, b, SPLITS[each.rung], samples)
+        names = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
+        rows.append(each._asdict() | {"seeds": len(seeds)} | {name: getattr(paired, name) for name in names})
+    for rung, fixed in {(row["rung"], row["fixed"]) for row in rows}:
+        family = [row for row in rows if (row["rung"], row["fixed"]) == (rung, fixed)]
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+    return rows
+
+
+def contrast_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A contrast as text, by column."""
+    return {
+        "rung": row["rung"],
+        "a": row["a"],
+        "minus b": row["b"],
+        "seeds": str(row["seeds"]),
+        "nats a token [95 %]": f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]",
+        "perplexity": f"{row['relative_perplexity']:+.1%}",
+        "p (Holm)": f"{row['p_holm']:.4f}",
+        "a is": row["verdict"],
+        "asks": row["asks"],
+        "fixed before": "yes" if row["fixed"] else "no",
+    }
+
+
+def contrasts_latex(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The contrasts as a LaTeX tabular."""
+    lines = [r"\begin{tabular}{lllrr}", r"rung & a & minus b & nats [95\,\%] & $p$ (Holm) \\ \hline"]
+    for row in rows:
+        a, b = (row[each].replace("_", r"\_") for each in "ab")
+        interval = f"${row['difference']:+.4f}$ [${row['low']:+.4f}$, ${row['high']:+.4f}$]"
+        lines.append(f"{row['rung']} & {a} & {b} & {interval} & {row['p_holm']:.4f} " + r"\\")
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def written(results: str | Path, samples: int = SAMPLES) -> dict[str, str]:
+    """The text of every file of tables, by its name."""
+    files: dict[str, str] = {}
+    for rung, split in SPLITS.items():
+        rows = _lean(table(results, rung, split, samples=samples))
+        files |= {f"{rung}.md": as_markdown(rows), f"{rung}.tex": as_latex(rows), f"{rung}.json": _json(rows)}
+    rows = _lean(contrasts(results, samples))
+    files["contrasts.md"] = markdown_table(list(map(contrast_cells, rows))) + "\n"
+    return files | {"contrasts.tex": contrasts_latex(rows), "contrasts.json": _json(rows)}
+
+
+def _lean(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with numbers of six places: a bootstrap tells no more, and another machine may round the last otherwise."""
+    lean = lambda value: round(value, 6) if isinstance(value, float) else value  # noqa: E731
+    return [{k: [*map(lean, v)] if isinstance(v, list) else lean(v) for k, v in row.items()} for row in rows]
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+
+
+# Figures
+
+
+def pictures(results: str | Path, rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Figure]:
+    """Every figure of the report by name; ``rows_of`` are the tables by rung."""
+    found = {rung: load_results(results, rung) for rung in SPLITS}
+    drawn = {
+        "rungs": figures.differences_by_rung(
+            {
+                f"{RUNGS[rung].steps:,} steps": [_named(row) for row in rows_of[rung] if _goes_up(row["candidate"])]
+                for rung in SPLITS
+            },
+            order=[_named(row)["candidate"] for row in rows_of["medium"] if _goes_up(row["candidate"])],
+        ),
+        "tokens": gains(found["medium"]),
+        "curves-look-back": figures.looks_back(
+            kernels(found["long"][BEST][0], "curve", ("point", "tangent", "curvature")),
+            "How far the curves in the blocks look back",
+            f"{BEST}, long rung, seed 0.",
+        ),
+        "canon-looks-back": figures.looks_back(
+            kernels(found["medium"][CANON][0], "canon", ("point",)),
+            "How far Canon's free kernels look back",
+            "Medium rung, seed 0.",
+        ),
+    }
+    for rung in ("medium", "long"):
+        chosen = [name for name in (PLAIN, "curve3+softemax", BEST, "self-curve3", CANON, SMEAR) if name in found[rung]]
+        seeds = _common(found[rung], chosen)
+        curves = {
+            SHOWN.get(name, name): [learning(run) for run in found[rung][name] if run["seed"] in seeds]
+            for name in chosen
+        }
+        drawn[f"learning-{rung}"] = figures.learning_curves(curves, PLAIN, of="Training losses, smoothed")
+    return drawn
+
+
+def _goes_up(name: str) -> bool:
+    return name in (*SHOWN, BEST, "curve3", "curve3+softemax", "self-curve3", "encoder", "softemax")
+
+
+def _common(runs_of: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> set[int]:
+    """The seeds that all of these have."""
+    return set.intersection(*({run["seed"] for run in runs_of[name]} for name in names))
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "candidate": SHOWN.get(row["candidate"], row["candidate"])}
+
+
+def learning(run: Mapping[str, Any], points: int = 25) -> tuple[list[float], list[float]]:
+    """Steps and training losses of a run in equal stretches, the first left out, of which nothing would be seen."""
+    losses = np.array(run["losses"], dtype=float)
+    size = max(1, len(losses) // points)
+    means = [float(losses[i : i + size].mean()) for i in range(0, len(losses) - size + 1, size)]
+    steps = [(k + 0.5) * size * run["settings"]["steps"] / len(losses) for k in range(len(means))]
+    first = max(1, len(means) // 8)
+    return steps[first:], means[first:]
+
+
+def gains(runs_of: Mapping[str, Sequence[Mapping[str, Any]]], split: str = "test") -> Figure:
+    """Difference to plain by a token's frequency in training and by its place in its document, over common seeds."""
+    chosen = [name for name in (BEST, "curve3", "encoder", CANON) if name in runs_of]
+    seeds = _common(runs_of, (PLAIN, *chosen))
+    panels = {}
+    for what, part, edges in (
+        ("occurrences in training", "by_frequency", FREQUENCY_BINS),
+        ("place in the document", "by_position", POSITION_BINS),
+    ):
+        tokens = np.array(runs_of[PLAIN][0]["scores"][split][part]["tokens"], dtype=float)
+        kept = tokens >= 500  # tokens; fewer say nothing
+        of = {
+            name: np.array([run["scores"][split][part]["nats"] for run in runs if run["seed"] in seeds])[:, kept]
+            / tokens[kept]
+            for name, runs in runs_of.items()
+            if name in (PLAIN, *chosen)
+        }
+        labels = [f"below {edges[0]:,}", *(f"{a:,}–{b - 1:,}" for a, b in zip(edges, edges[1:], strict=False))]
+        labels = [label for label, keep in zip([*labels, f"{edges[-1]:,} and more"], kept, strict=True) if keep]
+        panels[what] = (labels, {SHOWN.get(name, name): of[name] - of[PLAIN] for name in chosen})
+    return figures.gain_by_bin(panels, PLAIN, "Medium rung, test split; bins of 500 tokens and more.")
+
+
+def kernels(run: Mapping[str, Any], kind: str, channels: Sequence[str]) -> dict[str, np.ndarray]:
+    """The kernel of each mixer of a run, ``[width, n + 1]`` oldest first, as it was learned, in the order of blocks."""
+    learned = run["learned"]
+    names = sorted({name.rpartition(".")[0] for name in learned if ".mixers." in name}, key=lambda n: n[-1] + n)
+    found = {}
+    for name in names:
+        mixer = Mixer(kind, run["width"], channels=channels)
+        with torch.no_grad():
+            for own, parameter in mixer.named_parameters():
+                parameter.copy_(torch.tensor(learned[f"{name}.{own}"]).view_as(parameter))
+            site, _, block = name.rpartition(".")[2].partition("_")
+            found[f"block {int(block) + 1}, {'MLP' if site == 'mlp' else site}"] = mixer.kernel().numpy()
+    return found
+
+
+# The page
+
+
+def begins(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def page(text: str, files: Mapping[str, str]) -> str:
+    """The report's page with the tables of medium, long and contrasts between their marks.
+
+    Raises:
+        CurvekitError: a mark is missing.
+    """
+    for name in ("medium", "long", "contrasts"):
+        first, last = begins(name)
+        before, begin, rest = text.partition(first)
+        _, end, after = rest.partition(last)
+        if not begin or not end:
+            raise CurvekitError(f"the page has no lines {first} and {last} to write between")
+        text = f"{before}{begin}\n{files[f'{name}.md'].strip()}\n{end}{after}"
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m curvekit.reports.ladder FOLDER``."""
+    parser = argparse.ArgumentParser(prog="curvekit.reports.ladder", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with results.json and README.md")
+    folder = parser.parse_args(arguments).folder
+    files = written(folder / "results.json")
+    for name, text in files.items():
+        write_text(folder / name, text)
+    write_text(folder / "README.md", page((folder / "README.md").read_text("utf-8"), files))
+    rows_of = {rung: json.loads(files[f"{rung}.json"]) for rung in SPLITS}
+    for name, figure in pictures(folder / "results.json", rows_of).items():
+        figures.save(figure, name, folder)
+
+
+if __name__ == "__main__":
+    main()

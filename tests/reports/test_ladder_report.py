@@ -1,0 +1,80 @@
+"""The committed report of the ladder is what its committed results give: tables, page, and what figures are drawn of."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curvekit.errors import CurvekitError
+from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, load_results
+from curvekit.figures.drawing import is_figure
+from curvekit.reports import ladder
+from curvekit.reports.ladder import BEST, CANON, CONTRASTS, contrasts, page, pictures, written
+
+FOLDER = Path(__file__).parents[2] / "reports" / "which-curve"
+RESULTS = FOLDER / "results.json"
+
+
+@pytest.fixture(scope="module")
+def files():
+    return written(RESULTS)
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(files):
+    for name, text in files.items():
+        committed = (FOLDER / name).read_text(encoding="utf-8")
+        if name.endswith(".json"):
+            for mine, theirs in zip(json.loads(text), json.loads(committed), strict=True):
+                assert mine.keys() == theirs.keys()
+                for column, value in mine.items():
+                    near = pytest.approx(theirs[column], abs=2e-6) if isinstance(value, float | list) else theirs[column]
+                    assert value == near, f"{name}, {column} of {mine.get('candidate', mine.get('a'))}"
+        elif name.startswith("contrasts"):
+            assert committed == text, "run: python -m curvekit.reports.ladder reports/which-curve"
+        else:
+            rows = json.loads((FOLDER / name).with_suffix(".json").read_text(encoding="utf-8"))
+            assert committed == (as_markdown if name.endswith(".md") else as_latex)(rows)
+
+
+def test_the_page_shows_these_tables(files):
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page(text, files) == text, "run: python -m curvekit.reports.ladder reports/which-curve"
+    with pytest.raises(CurvekitError, match="medium:begin"):
+        page(text.replace("<!-- medium:begin -->", ""), files)
+
+
+def test_every_contrast_that_was_fixed_pairs_the_same_seeds_and_says_who_is_better():
+    rows = contrasts(RESULTS, samples=200)
+    assert [(row["a"], row["b"]) for row in rows] == [(each.a, each.b) for each in CONTRASTS]
+    medium = load_results(RESULTS, "medium")
+    canon = next(row for row in rows if (row["a"], row["b"]) == (BEST, CANON))
+    both = [[run["scores"]["test"]["loss"] for run in medium[name]] for name in (BEST, CANON)]
+    assert canon["difference"] == pytest.approx(np.mean(both[0]) - np.mean(both[1]), abs=1e-4)
+    assert canon["verdict"] == "worse" and canon["low"] > 0, "the negative result of the page"
+
+
+def test_nothing_that_leaks_and_no_other_terms_are_in_the_results():
+    for rung in ladder.SPLITS:
+        of_rung = load_results(RESULTS, rung)
+        assert PLAIN in of_rung
+        orders: dict[int, set] = {}
+        for runs in of_rung.values():
+            for run in runs:
+                orders.setdefault(run["seed"], set()).add((run["order"], run["tokens"]))
+                assert not any(score["leaks"] for score in run["scores"].values())
+        assert all(len(each) == 1 for each in orders.values()), "one order of blocks a seed"
+
+
+@pytest.mark.slow
+def test_the_figures_are_drawn_of_the_results_and_lie_in_the_folder(files):
+    rows_of = {rung: json.loads(files[f"{rung}.json"]) for rung in ladder.SPLITS}
+    drawn = pictures(RESULTS, rows_of)
+    kept = {path.name for path in (FOLDER / "figures").iterdir()}
+    assert kept == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
+    assert all(is_figure(path) for path in (FOLDER / "figures").iterdir())
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all((FOLDER / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", text))
