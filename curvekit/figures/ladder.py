@@ -103,7 +103,7 @@ def looks_back(kernels: Mapping[str, Any], title: str, note: str = "") -> Figure
         "The channels of each mixer, sorted by how much of their weight lies on earlier words; the height of a colour "
         f"is the share of that word in the channel's absolute weights. {note}".strip(),
         1.25 + 1.3 * rows,
-        key=[(name, shade, "-") for name, shade in zip(said, shades, strict=True)],  # type: ignore[misc]
+        key=[(name, shade, "-") for name, shade in zip(said, shades, strict=True)],
     )
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.ravel()[len(kernels) :]:
