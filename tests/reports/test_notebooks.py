@@ -25,6 +25,7 @@ FIGURES = {
     "softemax-attention", "curve-sentence", "curve-contexts", "curve-family", "curve-weights", "leak-map",
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
+    "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
 }  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
+    small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
     return made, said
