@@ -103,7 +103,7 @@ class _Attending(_Mixed):
     def _set_gradient_checkpointing(self, *args: Any, **settings: Any) -> None:
         """As the base's; a block that is computed again is told what it was told the first time."""
         base: Any = self if isinstance(self, CurveMixin) else self.base_model
-        if base.mixers:
+        if getattr(base, "mixers", None):  # a model that is being made has none yet
             func = settings.get("gradient_checkpointing_func", torch.utils.checkpoint.checkpoint)
             settings["gradient_checkpointing_func"] = base._telling(func)
         super()._set_gradient_checkpointing(*args, **settings)

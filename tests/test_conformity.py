@@ -117,7 +117,9 @@ def attended(module, model, states, keywords, mask):
     if kind == "gpt_neo" and module.attention_type == "local":
         seen = seen & (j > i - model.config.window_size)
     attention = model.config.attention
-    sink = getattr(module, "log_sink", torch.full((heads,), {"softmax": -torch.inf}.get(attention, LOG_C)))
+    sink = getattr(
+        module, "log_sink", torch.full((heads,), {"softmax": -torch.inf, "softmax1": 0.0}.get(attention, LOG_C))
+    )
     weights = scores.exp() * seen
     weights = weights / (weights.sum(-1, keepdim=True) + sink.double().exp().view(-1, 1, 1))
     out = (weights @ v).transpose(1, 2).flatten(-2)
