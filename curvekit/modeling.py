@@ -455,12 +455,10 @@ class CurveForCausalLMMixin(_Attending):
         return super().generate_batch(*args, **kwargs)
 
 
-class CurveGPT2Model(CurveMixin, GPT2Model):
-    """:class:`CurveMixin` over GPT-2."""
+class CurveGPTMixin(CurveMixin):
+    """:class:`CurveMixin` over a base that is laid out, and called, as GPT-2 is."""
 
-    config_class = CurveGPT2Config
-    blocks, embeddings, attention = "h", ("wte", "wpe"), GPT2Attention
-    norms = ("ln_1", "ln_2")
+    blocks, embeddings, norms = "h", ("wte", "wpe"), ("ln_1", "ln_2")
 
     def forward(
         self,
@@ -474,13 +472,19 @@ class CurveGPT2Model(CurveMixin, GPT2Model):
         padding_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As GPT-2's. ``padding_mask`` ``[batch, past + time]`` stands in where ``attention_mask`` has four dimensions.
+        """As the base's. ``padding_mask`` ``[batch, past + time]`` stands in where ``attention_mask`` has 4 dimensions.
 
         Raises:
             CurvekitError: as :meth:`CurveMixin._prepared`.
         """
         own = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask)
         return self._run(super().forward, *own, token_type_ids=token_type_ids, **kwargs)
+
+
+class CurveGPT2Model(CurveGPTMixin, GPT2Model):
+    """:class:`CurveMixin` over GPT-2."""
+
+    config_class, attention = CurveGPT2Config, GPT2Attention
 
 
 class CurveGPT2LMHeadModel(CurveForCausalLMMixin, GPT2LMHeadModel):
@@ -489,32 +493,10 @@ class CurveGPT2LMHeadModel(CurveForCausalLMMixin, GPT2LMHeadModel):
     config_class, base = CurveGPT2Config, CurveGPT2Model
 
 
-class CurveGPTNeoModel(CurveMixin, InterfacedGPTNeoModel):
+class CurveGPTNeoModel(CurveGPTMixin, InterfacedGPTNeoModel):
     """:class:`CurveMixin` over GPT-Neo, whose attention gets transformers' attention interface."""
 
-    config_class = CurveGPTNeoConfig
-    blocks, embeddings, attention = "h", ("wte", "wpe"), InterfacedGPTNeoAttention
-    norms = ("ln_1", "ln_2")
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        padding_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As GPT-Neo's. ``padding_mask`` ``[batch, past + time]`` stands in where ``attention_mask`` has 4 dimensions.
-
-        Raises:
-            CurvekitError: as :meth:`CurveMixin._prepared`.
-        """
-        own = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, padding_mask)
-        return self._run(super().forward, *own, token_type_ids=token_type_ids, **kwargs)
+    config_class, attention = CurveGPTNeoConfig, InterfacedGPTNeoAttention
 
 
 class CurveGPTNeoForCausalLM(CurveForCausalLMMixin, GPTNeoForCausalLM):
