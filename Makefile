@@ -11,6 +11,7 @@ SEEDS     =
 STEPS     =
 OUT       = reports/$(notdir $(CORPUS))-$(notdir $(BASE))
 ARGS      =
+WORKERS   = -n logical --maxprocesses 4 --dist loadgroup
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -58,7 +59,7 @@ report: setup
 	  $(if $(STEPS),--steps '$(STEPS)') $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

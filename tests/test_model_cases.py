@@ -294,7 +294,7 @@ def damaged(tiny_encoder, folder, damage):
         ("no tokeniser", "has no tokeniser files; put its tokenizer.json or vocab.txt beside its weights"),
         ("cut off tokeniser", "has no readable tokeniser"),
         ("no weights", "encoder .* whole"),
-        ("cut off weights", "encoder .* whole"),
+        ("cut off weights", r"model\.safetensors is not whole"),
         ("a tensor less", r"encoder .* embeddings\.word_embeddings\.weight"),
         ("another shape", r"encoder .* embeddings\.LayerNorm\.bias"),
         ("ids beyond the table", r"has ids up to \d+, its table of embeddings 9 rows"),
