@@ -46,6 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "random-encoder": {"source": "encoder", "random_encoder": True},
     "curve-causal": {"source": "encoder", "context": "causal"},
     "sink": {"attention": "sink"},
+    "curve+sink": {"source": "encoder", "attention": "sink"},
     "softmax1": {"attention": "softmax1"},
     # members of the family of curves
     "curve3": {"source": "encoder", "channels": _THREE},

@@ -56,6 +56,7 @@ COLOURS = {
     "random-encoder": "#8c8478",
     "curve-causal": "#41339f",
     "sink": "#cf6f9c",
+    "curve+sink": "#8f5fa8",
     "plain, widened": "#8b9097",
     "curve3": "#0072b2",
     "curve3+softemax": "#8f2a6b",

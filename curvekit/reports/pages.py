@@ -49,6 +49,7 @@ WHAT = {
     "random-encoder": "curve's ablation: an encoder of the same widths with untrained weights",
     "curve-causal": "curve, through the contextual states of the encoder, run over the preceding tokens alone",
     "sink": "softmax with a learned constant in the denominator, one for each head",
+    "curve+sink": "the curve and the learned constants together",
     "softmax1": "softmax with one in the denominator besides",
     "curve3": "curve, with its tangent and curvature beside the point",
     "curve3-places": "curve3, with a learned place for each channel",

@@ -111,6 +111,13 @@ class RunConfig:
         default_factory=dict,
         metadata=_notes("further model settings over the recipe's, such as degree or place"),
     )
+    sink_share: float = _setting(
+        0.05,
+        "learned sinks put into a pretrained softmax model begin where they take at most this share of any query's "
+        "attention; 0: at SoftEMax's constant",
+        least=0,
+        most=0.99,
+    )
     scratch: bool = _setting(False, "begin from random weights of the base's shape instead of its own")
     freeze: str = _setting(
         "none", "what of the base keeps its weights: none, embeddings, all_but_head, or a number of first blocks"

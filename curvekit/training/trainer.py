@@ -35,6 +35,7 @@ from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
 from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
+from curvekit.conversion import calibrate
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.conformance import conformance
 from curvekit.evaluation.metrics import score_documents, text_metrics
@@ -174,6 +175,8 @@ def fit(
     )
     if isinstance(blocks, PaddedExamples):
         _tell(watchers, f"{blocks}", lasting=True)
+    if checkpoint is None:
+        _convert(config, model, blocks)
     callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
@@ -200,6 +203,16 @@ def fit(
     kept = _of_training(config, run.history)["kept_step"]
     load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
     _save_model(model, tokenizer, run.folder / "model")
+
+
+def _convert(config: RunConfig, model: Any, blocks: Any) -> None:
+    """Let sinks that are new to a pretrained softmax model begin low; those that the base brought stay."""
+    if model.config.attention != "sink" or model.config.base_is_random or not config.sink_share:
+        return
+    sinks = [each for name, each in model.named_parameters() if name.endswith("log_sink")]
+    if "log_sink" not in config.model and all((each == model.config.log_sink).all() for each in sinks):
+        device = sinks[0].device
+        calibrate(model, blocks[0]["input_ids"].to(device)[None], config.sink_share)
 
 
 def evaluate(

@@ -10,6 +10,7 @@ import torch
 from curvekit.bases.building import build_model
 from curvekit.configuration import CurveGPT2Config
 from curvekit.errors import CurvekitError
+from curvekit.normalisers import LOG_C
 from curvekit.training import trainer as training
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
@@ -49,9 +50,37 @@ def test_freeze_names_what_is_trained(recipe, freeze, tiny_base, tiny_tokenizer)
         assert frozen == {name for name, _ in model.named_parameters() if expected(name, freeze)}
 
 
+def sinks(config, folder, **settings) -> torch.Tensor:
+    """The learned sinks after one step that moves nothing."""
+    settings = {"recipe": "sink", "steps": 1, "learning_rate": 0.0} | settings
+    model = train(dataclasses.replace(config, **settings), folder, progress="none").model()
+    return torch.stack([p.detach() for name, p in model.named_parameters() if name.endswith("log_sink")])
+
+
+def test_new_sinks_in_a_pretrained_model_begin_where_they_take_almost_nothing(config, tmp_path):
+    low, lower = (sinks(config, tmp_path / str(share), sink_share=share) for share in (0.05, 0.001))
+    assert low.unique().numel() == low.numel(), "a sink for each head"
+    assert torch.allclose(low - lower, (torch.tensor(0.05).logit() - torch.tensor(0.001).logit()).expand_as(low))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sink_share": 0.0}, {"scratch": True}, {"model": {"log_sink": 1.5}}, {"learning_rate": 1e-2}]
+)
+def test_sinks_begin_at_their_constant_where_that_is_asked_and_stay_where_a_base_brings_them(
+    settings, config, tmp_path
+):
+    found = sinks(config, tmp_path / "first", **settings)
+    if "learning_rate" in settings:  # of a run whose sinks have moved, which is a base now
+        again = sinks(config, tmp_path / "second", base=str(tmp_path / "first" / "model"))
+        assert torch.equal(found, again)
+    else:
+        assert (found == settings.get("model", {}).get("log_sink", LOG_C)).all()
+
+
 @pytest.mark.parametrize("freeze", ["none", "embeddings", "1", "all_but_head"])
 def test_frozen_weights_stay_and_the_others_move(freeze, config, tmp_path, tiny_base, tiny_tokenizer):
-    run = train(dataclasses.replace(config, recipe="sink", freeze=freeze), tmp_path / "run", progress="none")
+    settings = dataclasses.replace(config, recipe="sink", sink_share=0.0, freeze=freeze)
+    run = train(settings, tmp_path / "run", progress="none")
     before = dict(build_model("sink", str(tiny_base), tiny_tokenizer, freeze=freeze).named_parameters())
     model = run.model()
     after = dict(model.named_parameters())
