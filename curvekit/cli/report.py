@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         nargs="+",
         metavar="NAME",
         help=f"what is compared; the first is the baseline (default: {' '.join(MAIN_RECIPES)}; "
-        "plain for gpt2 on other bases)",
+        "plain for gpt2 on other bases, sink for softemax in smollm2)",
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(

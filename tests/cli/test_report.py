@@ -30,7 +30,8 @@ def test_the_baseline_is_the_base_itself(tiny_bases, monkeypatch):
 
     rest = ("curve", "softemax", "curve+softemax")
     assert main_recipes("mini") == main_recipes(str(tiny_bases["gpt2"])) == ("gpt2", *rest)
-    for base in ("smollm2", "EleutherAI/gpt-neo-125m", str(tiny_bases["gpt_neo"]), str(tiny_bases["llama"])):
+    assert main_recipes("smollm2") == ("plain", "curve", "sink", "curve+sink")
+    for base in ("EleutherAI/gpt-neo-125m", str(tiny_bases["gpt_neo"]), str(tiny_bases["llama"])):
         assert main_recipes(base) == ("plain", *rest)
     asked = []
     monkeypatch.setattr(execution, "report", lambda config, out, **rest: asked.append(rest["recipes"]))
