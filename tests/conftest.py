@@ -45,13 +45,11 @@ SENTENCES = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Several processes share the files; of the suite of promises, whose tests stand alone, each takes some promises."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        alone = file.endswith("test_conformity.py")
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("[")[0] if alone else file))
+    file = item.nodeid.partition("::")[0]
+    alone = file.endswith("test_conformity.py")
+    item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("[")[0] if alone else file))
 
 
 @pytest.fixture(autouse=True)

@@ -436,7 +436,7 @@ def test_it_traces_and_keeps_its_logits(make, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["curve-causal", "curve+softemax", "sink", "sites"])  # one of every part
+@pytest.mark.parametrize("recipe", ["curve-causal", "curve3+sites+softemax"])  # every part once
 def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
     torch.compiler.reset()
     model = without_dropout(make, recipe)
