@@ -11,7 +11,7 @@ SEEDS     =
 STEPS     =
 OUT       = reports/$(notdir $(CORPUS))-$(notdir $(BASE))
 ARGS      =
-WORKERS   = -n logical --maxprocesses 4 --dist loadgroup
+WORKERS   = -n logical --maxprocesses 4 --dist loadfile
 
 BIN   := .venv/bin
 READY := .venv/.ready

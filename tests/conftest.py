@@ -45,13 +45,6 @@ SENTENCES = (
 )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Several processes share the files; of the suite of promises, whose tests stand alone, each takes some promises."""
-    file = item.nodeid.partition("::")[0]
-    alone = file.endswith("test_conformity.py")
-    item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("[")[0] if alone else file))
-
-
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same random state; torch and numpy only where something loaded them."""
