@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -409,11 +410,13 @@ def _forward(
     position_bias: Tensor | None = None,
     output_attentions: bool | None = None,
     variant: str = "stable",
+    own: Callable[..., tuple[Tensor, Tensor | None]] | None = None,
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: ``[batch, heads, queries, width]`` in, ``[batch, queries, heads, width]`` out.
 
-    Asking for attention weights, or training with attention dropout, takes the eager path.
+    Asking for attention weights, or training with attention dropout, takes the eager path. ``own`` is a normaliser of a
+    user's own in the place of ``variant``.
 
     Raises:
         CurvekitError: the model hands over what SoftEMax does not have: a soft cap, sinks of its own.
@@ -433,14 +436,13 @@ def _forward(
     sink = getattr(module, "log_sink", None)  # learned ones
     if sink is None:
         sink = getattr(getattr(module, "config", None), "log_sink", LOG_C)
-    settings: dict[str, Any] = {
-        "mask": attention_mask,
-        "is_causal": is_causal,
-        "scale": scaling,
-        "variant": variant,
-        "log_sink": sink,
-    }
-    if dropout > 0.0 or output_attentions or _attentions_wanted():
+    settings: dict[str, Any] = {"mask": attention_mask, "is_causal": is_causal, "scale": scaling}
+    by_formula = dropout > 0.0 or output_attentions or _attentions_wanted()
+    if own is not None:
+        output, weights = own(query, key, value, dropout=dropout, by_formula=by_formula, **settings)
+        return output.transpose(1, 2).contiguous(), weights
+    settings |= {"variant": variant, "log_sink": sink}
+    if by_formula:
         output, weights = eager_softemax_attention(query, key, value, dropout=dropout, **settings)
     else:
         output, weights = softemax_attention(query, key, value, **settings), None
@@ -452,7 +454,7 @@ def implementation(variant: str) -> str:
     return "softemax" if variant == "stable" else f"softemax-{variant}"
 
 
-IMPLEMENTATIONS = frozenset(map(implementation, VARIANTS))
+IMPLEMENTATIONS = set(map(implementation, VARIANTS))  # and those of normalisers of a user's own
 
 
 @functools.cache
@@ -493,6 +495,36 @@ def _on_registration(module: nn.Module, name: str, submodule: nn.Module | None) 
         check_supported(module)
 
 
+def announce(name: str, forward: Callable[..., Any]) -> None:
+    """Make an attention known to transformers under a name, with the masks of its ``sdpa`` attention."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(name, forward)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def announce_own(name: str, attend: Callable[..., tuple[Tensor, Tensor | None]]) -> None:
+    """Make a normaliser of a user's own known to transformers as ``softemax-NAME``.
+
+    Args:
+        attend: ``attend(query, key, value, mask=, is_causal=, scale=, dropout=, by_formula=)`` gives the output and,
+            ``by_formula``, the weights; shapes as :func:`eager_softemax_attention`'s.
+    """
+    announce(implementation(name), functools.partial(_forward, own=attend))
+    IMPLEMENTATIONS.add(implementation(name))
+
+
+def forget(*names: str) -> None:
+    """Take attentions away again from what transformers knows."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    for name in names:
+        for interface in (AttentionInterface, AttentionMaskInterface):
+            interface._global_mapping.pop(name, None)
+        IMPLEMENTATIONS.discard(name)
+
+
 def register() -> None:
     """Make every member known to transformers, with the masks of its ``sdpa`` attention.
 
@@ -500,12 +532,9 @@ def register() -> None:
     first module is registered, because transformers asks no architecture whether it honours an attention of ours.
     """
     from torch.nn.modules.module import register_module_module_registration_hook
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     for variant in VARIANTS:
-        AttentionInterface.register(implementation(variant), functools.partial(_forward, variant=variant))
-        AttentionMaskInterface.register(implementation(variant), sdpa_mask)
+        announce(implementation(variant), functools.partial(_forward, variant=variant))
     register_module_module_registration_hook(_on_registration)
 
 

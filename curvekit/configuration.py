@@ -10,12 +10,12 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 
 from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
-from curvekit.curves import CHANNELS, check_curve, reach
+from curvekit.curves import CHANNELS, FAMILIES, check_curve, reach
 from curvekit.encoders import CONTEXTS
 from curvekit.errors import CurvekitError, pick, require_type
 from curvekit.mixers import MIXERS, SITES
 from curvekit.normalisers import LOG_C
-from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze
+from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze, own_parts
 
 POSITIONS = ("base", "sinusoidal", "gpt2")  # `gpt2` is what `base` was called while every base was a GPT-2
 
@@ -51,9 +51,12 @@ class CurveConfigMixin(_Mixed):
             the same (tied). A number n: these and the first n blocks. ``all_but_head``: everything but the last
             norm and the output matrix, which becomes a matrix of its own, or training it would move the embeddings.
 
+        registered: of attention and curve weights those that a user registered (:mod:`curvekit.variants`), with the
+            digits of their source; set by itself.
+
     Raises:
-        CurvekitError: a value of another type, an unknown name, more blocks than there are, or a sink for a member
-            that has a fixed one.
+        CurvekitError: a value of another type, an unknown name, more blocks than there are, a sink for a member
+            that has a fixed one, or a part of a user's own that is registered nowhere.
     """
 
     auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})  # no code to fetch: trl asks whom transformers lacks
@@ -81,11 +84,13 @@ class CurveConfigMixin(_Mixed):
     positions: str = "base"
     base_is_random: bool = False
     freeze: str = "none"
+    registered: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, hint in _own_hints().items():
             require_type(name, getattr(self, name), hint)
         self.log_sink, self.place, self.site_gate = float(self.log_sink), float(self.place), float(self.site_gate)
+        self.registered = own_parts((self.attention, self.curve_weights), self.registered)
         pick(self.attention, ATTENTIONS, "attention")
         if self.log_sink != LOG_C and self.attention in FIXED_SINKS:
             raise CurvekitError(f"attention {self.attention!r} has a fixed sink; leave log_sink out")
@@ -112,7 +117,7 @@ class CurveConfigMixin(_Mixed):
             return
         if "point" not in self.channels or set(self.channels) - CHANNELS.keys():
             raise CurvekitError(f"a curve at sites has the channel point, and derivatives; not {list(self.channels)}")
-        if self.curve_weights == "learned":
+        if self.curve_weights not in FAMILIES:
             raise CurvekitError("a curve at sites has Bernstein's or a B-spline's weights; mixer='canon' has free ones")
 
     @property

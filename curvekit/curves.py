@@ -16,8 +16,8 @@ Sources: P. Bezier and S. Bernstein for the polynomials; C. de Boor, "A Practica
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,27 @@ CHANNELS = {"point": 0, "tangent": 1, "curvature": 2}  # a channel is a derivati
 NEIGHBOURS = "neighbours"  # or, in the place of a curve, all control points side by side
 NORMALISATIONS = ("layernorm", "softemax", "published", "none")
 FUSIONS = ("gate", "add", "replace")
+
+
+class OwnBlend(NamedTuple):
+    """A user's own in the place of ``sum_k w_k p_k``, see :func:`curvekit.variants.register_blend`.
+
+    ``function`` maps ``degree + 1`` control points ``[batch, time, width]`` to ``[batch, time, width]``; or it is a
+    module's class, made with ``(width, degree)``, whose parameters are then learned.
+    """
+
+    degree: int
+    function: Callable[..., Any]
+
+    @property
+    def learns(self) -> bool:
+        return isinstance(self.function, type) and issubclass(self.function, nn.Module)
+
+    def made(self, width: int) -> Callable[[Sequence[Tensor]], Tensor]:
+        return self.function(width, self.degree) if self.learns else self.function
+
+
+BLENDS: dict[str, OwnBlend] = {}  # by the name that ``curve_weights`` has
 
 
 def bernstein_weights(degree: int, place: float | Tensor = 0.5, derivative: int = 0) -> Tensor:
@@ -248,7 +269,7 @@ def check_curve(
     Raises:
         CurvekitError: an unknown name, or a derivative asked of learned weights, which have none.
     """
-    pick(weights, WEIGHTS, "kind of curve weights")
+    pick(weights, [*WEIGHTS, *BLENDS], "kind of curve weights")
     pick(window, WINDOWS, "window")
     if not channels:
         raise CurvekitError(f"channels is {list(channels)}, and nothing would be left; give some of {list(CHANNELS)}")
@@ -261,6 +282,15 @@ def check_curve(
         raise CurvekitError(f"learned weights have no derivative; use channels=('point',), not {tuple(channels)}")
     if learn_place and weights == "learned":
         raise CurvekitError("learned weights have no place to learn; use weights='bernstein' or 'bspline'")
+    if weights in BLENDS:
+        points = BLENDS[weights].degree + 1
+        if degree != points - 1:
+            raise CurvekitError(
+                f"the blend {weights!r} takes {points} points, not the {degree + 1} of degree {degree}; "
+                f"give degree={points - 1}"
+            )
+        if learn_place or tuple(channels) != ("point",):
+            raise CurvekitError(f"the blend {weights!r} has no place and no derivative; use channels=('point',) alone")
 
 
 class CurveEmbedding(nn.Module):
@@ -274,7 +304,7 @@ class CurveEmbedding(nn.Module):
         degree: n; 0 is the word's own state, no curve.
         place: t of the curve; ``learn_place`` makes it one learned place a channel, starting there.
         weights: ``bernstein``, ``bspline``, or ``learned``: one weight a channel and neighbour, normalised by
-            SoftEMax and starting near Bernstein's.
+            SoftEMax and starting near Bernstein's; or the name of a registered blend, which takes the sum's place.
         window: ``trailing`` (causal) or ``centred`` (leaks).
         channels: any of ``point``, ``tangent``, ``curvature``, side by side before the projection; ``neighbours`` are
             the control points themselves, and no curve.
@@ -310,6 +340,7 @@ class CurveEmbedding(nn.Module):
         self.channels, self.normalisation, self.fusion = tuple(channels), normalisation, fusion
         self.place_logit = nn.Parameter(torch.empty(states_width)) if learn_place else None
         self.weight_logits = nn.Parameter(torch.empty(states_width, degree + 1)) if weights == "learned" else None
+        self.own = BLENDS[weights].made(states_width) if weights in BLENDS else None
         features = states_width * sum(degree + 1 if name == NEIGHBOURS else 1 for name in self.channels)
         self.norm = nn.LayerNorm(states_width) if normalisation == "layernorm" else None
         self.projection = nn.Linear(features, width)
@@ -327,6 +358,9 @@ class CurveEmbedding(nn.Module):
             # SoftEMax's weights sum to S / (S + C); at S = e^6 that is 0.96, near enough to 1 to start as Bernstein.
             start = 6 + bernstein_weights(self.degree, self.place).clamp(min=1e-6).log()
             yield self.weight_logits, start.to(self.weight_logits).expand_as(self.weight_logits)
+        if isinstance(self.own, nn.Module):  # they start where its own class puts them
+            own: Any = BLENDS[self.kind].made(self.projection.in_features)
+            yield from zip(self.own.parameters(), own.parameters(), strict=True)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -335,7 +369,13 @@ class CurveEmbedding(nn.Module):
             parameter.copy_(start)
 
     def weights(self, channel: str = "point") -> Tensor:
-        """The weights now: ``[n + 1]``, or ``[states_width, n + 1]`` where they or their place are learned."""
+        """The weights now: ``[n + 1]``, or ``[states_width, n + 1]`` where they or their place are learned.
+
+        Raises:
+            CurvekitError: a registered blend takes their place.
+        """
+        if self.own is not None:
+            raise CurvekitError(f"the blend {self.kind!r} is a function of the points and has no weights to show")
         if self.weight_logits is not None:
             return softemax(self.weight_logits)
         family = bernstein_weights if self.kind == "bernstein" else bspline_weights
@@ -351,7 +391,7 @@ class CurveEmbedding(nn.Module):
     def forward(self, points: Sequence[Tensor], tokens: Tensor) -> Tensor:
         features: list[Tensor] = []
         for name in self.channels:
-            features += points if name == NEIGHBOURS else [blend(points, self._taps(name))]
+            features += points if name == NEIGHBOURS else [self._blended(points, name)]
         normalised = torch.cat([self._normalise(each) for each in features], -1)
         embedded = self.projection(normalised.to(self.projection.weight.dtype))
         if self.fusion == "replace":
@@ -359,6 +399,9 @@ class CurveEmbedding(nn.Module):
         if self.gate is not None:
             embedded = self.gate * embedded
         return tokens + embedded
+
+    def _blended(self, points: Sequence[Tensor], channel: str) -> Tensor:
+        return blend(points, self._taps(channel)) if self.own is None else self.own(points)
 
     def _normalise(self, features: Tensor) -> Tensor:
         if self.norm is not None:

@@ -7,6 +7,8 @@ GPT-2 also ``gpt2``) is transformers' own model, weight for weight.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from curvekit.errors import CurvekitError, pick
@@ -22,7 +24,10 @@ ATTENTIONS = {  # what `attention` may be, and the member of the family that it 
     "plus-inverse": "plus-inverse",
     "sink": "stable",
 }
-FIXED_SINKS = ("softmax", "softmax1")  # attentions whose sink cannot be set
+FIXED_SINKS = {"softmax", "softmax1"}  # attentions whose sink cannot be set
+# What a user has registered beside what is here, see curvekit.variants.
+OWN_RECIPES: dict[str, str] = {}  # recipes, and what each is in words
+OWN_PARTS: dict[str, str] = {}  # normalisers and blends, and 12 digits of the source of each
 
 _THREE = ("point", "tangent", "curvature")
 _BLOCKS = ("attention", "mlp")
@@ -88,6 +93,30 @@ def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     if settings.get("attention", "softmax") in FIXED_SINKS:
         settings.pop("log_sink", None)
     return settings
+
+
+def own_parts(used: Iterable[str], saved: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Of the parts that a model uses, those that a user registered, with the digits of their source.
+
+    Args:
+        used: names of its attention and of its curve's weights.
+        saved: what this returned when the model was made; a part whose source has changed since is warned of.
+
+    Raises:
+        CurvekitError: a saved part is registered nowhere.
+    """
+    for name, digits in (saved or {}).items():
+        if name not in OWN_PARTS:
+            raise CurvekitError(
+                f"this model was made with {name!r}, which is registered nowhere; name the file that registers it with "
+                "--plugin FILE, or in Python call register_normaliser or register_blend before"
+            )
+        if OWN_PARTS[name] != digits:
+            warnings.warn(
+                f"{name!r} is registered with another source than when this model was made: it may compute otherwise",
+                stacklevel=2,
+            )
+    return {name: OWN_PARTS[name] for name in used if name in OWN_PARTS} or None
 
 
 def check_freeze(which: str, blocks: int | None = None) -> None:

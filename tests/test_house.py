@@ -21,8 +21,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The wings from the ground up: a wing builds on those before it and never on one after it, whatever room it is in.
 WINGS = (
-    "idea", "bases", "text", "generation", "evaluation", "training", "experiments", "preferences", "figures",
-    "reports", "widgets", "serving", "cli",
+    "idea", "variants", "bases", "text", "generation", "evaluation", "training", "experiments", "preferences",
+    "figures", "reports", "widgets", "serving", "cli",
 )  # fmt: skip
 # The same inside the wings: what stands left never imports, directly or by others, what stands right of it.
 ARROWS = (

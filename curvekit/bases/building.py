@@ -23,7 +23,7 @@ from curvekit.recipes import recipe_settings
 MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
 _ADDED = r"(^|\.)(curve|encoder|mixers)\.|\.log_sink$"  # tensors that curvekit adds to a base
 _BUFFERS = r"attn(\.attention)?\.(masked_)?bias$|rotary_emb\.inv_freq$"  # of older versions of transformers
-_GIVEN = {"encoder", "encoder_config", "base_is_random"}  # what follows from the other arguments
+_GIVEN = {"encoder", "encoder_config", "base_is_random", "registered"}  # what follows from the other arguments
 # What curvekit adds, by part: the settings under which one that was trained is the one that a recipe asks for. Learned
 # sinks are asked for by their names alone.
 _CURVE = ("degree", "curve_weights", "channels")

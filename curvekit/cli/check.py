@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from curvekit.cli.flags import Commands, command
+from curvekit.cli.flags import Commands, add_plugin, command
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     each.add_argument("model", metavar="BASE_OR_RUN", help="a base, a run's folder, or a saved model's folder")
     each.add_argument("--recipe", metavar="NAME", help="what is built on a base (default: plain)")
     each.add_argument("--json", action="store_true", help="print the measured differences as JSON")
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> int:

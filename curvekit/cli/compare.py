@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from curvekit.cli.flags import Commands, command, path
+from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.readme import (
     LADDER_BEGIN,
     LADDER_END,
@@ -44,6 +44,7 @@ def add(commands: Commands) -> None:
     form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")
     form.add_argument("--json", action="store_true", help="JSON instead of Markdown")
     form.add_argument("--readme", type=path, metavar="PAGE", help="write the results between the marks of a page")
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from curvekit.cli.flags import Commands, command, path
+from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.printing import say
 
 
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--key-file", type=path, metavar="FILE", help="holds the password of the user `curvekit`; or CURVEKIT_API_KEY"
     )
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:

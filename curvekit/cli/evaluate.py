@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from curvekit.bases.opening import open_model
-from curvekit.cli.flags import Commands, command, path, positive
+from curvekit.cli.flags import Commands, add_plugin, command, path, positive
 from curvekit.cli.printing import print_metrics, say
 from curvekit.training.runs import load_run
 from curvekit.training.settings import SPLITS
@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
         help="windows scored together; changes no figure (default: what suits the machine)",
     )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:

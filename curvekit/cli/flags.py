@@ -151,6 +151,18 @@ def _parsed(text: str) -> Any:
     return value
 
 
+def add_plugin(each: argparse.ArgumentParser) -> None:
+    """``--plugin FILE``, which ``main`` runs before the command."""
+    each.add_argument(
+        "--plugin",
+        type=path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file that registers recipes, normalisers or blends of your own; it is run, so know it",
+    )
+
+
 def path(text: str) -> Path:
     try:
         return checked_path(text)

@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _require_utf8(number, word)
         arguments = parser().parse_args(argv)
         with _plain_warnings():
+            _load_plugins(arguments)
             status = arguments.run(arguments)
             if sys.stdout is not None:  # closed by who called
                 sys.stdout.flush()
@@ -96,6 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or "standard output"
         return _failed(f"{where}: {error.strerror}; check its permissions and the free space")
     return status or 0
+
+
+def _load_plugins(arguments: argparse.Namespace) -> None:
+    if files := getattr(arguments, "plugin", []):
+        from curvekit.variants.plugins import load_plugin
+
+        for file in files:
+            load_plugin(file)
 
 
 def _never_fail_on_a_character() -> None:

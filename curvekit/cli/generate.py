@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from curvekit.bases.opening import open_model
-from curvekit.cli.flags import Commands, boolean, command, path
+from curvekit.cli.flags import Commands, add_plugin, boolean, command, path
 from curvekit.cli.printing import say
 from curvekit.decoding import decoded, read_whole
 from curvekit.errors import CurvekitError
@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object a line: prompt, continuation, ...")
     each.add_argument("--speed", action="store_true", help="tell tokens a second and the time to the first token")
     _add_sampling(each)
+    add_plugin(each)
 
 
 def _add_sampling(each: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from curvekit.cli.flags import Commands, command, path
+from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.errors import CurvekitError
 
 HALVES = ("bfloat16", "float16")
@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
         metavar="float32",
         help="what is merged in; half precision is refused (default: %(default)s)",
     )
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from curvekit.cli.flags import Commands, Pairs, command, listed, path
+from curvekit.cli.flags import Commands, Pairs, add_plugin, command, listed, path
 from curvekit.cli.settings import add_settings, config
 from curvekit.errors import CurvekitError, pick
 from curvekit.training.settings import MAIN_RECIPES, main_recipes
@@ -43,6 +43,7 @@ def add(commands: Commands) -> None:
         help="further parameters of the notebooks",
     )
     add_settings(each, without=("recipe", "seed"))
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             seeds=seeds,
             notebooks=arguments.notebooks,
             parameters=arguments.parameter,
+            plugins=arguments.plugin,
         )
     )
 

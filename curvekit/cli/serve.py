@@ -9,8 +9,9 @@ import os
 import sys
 from dataclasses import fields
 
-from curvekit.cli.flags import Commands, command, path, positive
+from curvekit.cli.flags import Commands, add_plugin, command, path, positive
 from curvekit.cli.printing import say
+from curvekit.errors import CurvekitError
 
 BOUNDS = {  # flag -> (field of Limits, help)
     "most-tokens": ("tokens", "new tokens of one continuation at most"),
@@ -54,6 +55,7 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--most-replicas", type=positive, metavar="N", help="with --ray: copies at most, as the load asks"
     )
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -69,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         name: value for flag, (name, _) in BOUNDS.items() if (value := getattr(arguments, flag.replace("-", "_")))
     }
     limits = Limits(**{each.name: bounds[each.name] for each in fields(Limits) if each.name in bounds})
+    if arguments.ray and arguments.plugin:
+        raise CurvekitError("--plugin is run in this process, and --ray serves from others; leave one of them out")
     if arguments.ray:
         from curvekit.serving.clusters import deploy
 

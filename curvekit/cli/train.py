@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from curvekit.cli.flags import Commands, command, path
+from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.printing import print_metrics
 from curvekit.cli.settings import add_settings, config
 
@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
         "--out", type=path, metavar="FOLDER", help="the run's folder (default: runs/ and a name made of the settings)"
     )
     add_settings(each)
+    add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:

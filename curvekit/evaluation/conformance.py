@@ -22,10 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from curvekit.attention import implementation
+from curvekit.attention import announce, implementation
 from curvekit.bases.adapters import as_merged, is_adapted
 from curvekit.causality import future_leak
 from curvekit.modes import evaluating
@@ -223,5 +222,4 @@ def formula(
 
 
 for _member in _FORMULAS:
-    AttentionInterface.register(f"formula-{implementation(_member)}", functools.partial(formula, member=_member))
-    AttentionMaskInterface.register(f"formula-{implementation(_member)}", sdpa_mask)
+    announce(f"formula-{implementation(_member)}", functools.partial(formula, member=_member))

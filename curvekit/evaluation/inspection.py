@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
-from curvekit.attention import implementation
+from curvekit.attention import announce, implementation
 from curvekit.errors import CurvekitError
 from curvekit.modes import evaluating
-from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS, softemax
+from curvekit.normalisers import LOG_C, MEMBERS, VARIANTS
 from curvekit.text.tokenization import start_token
+from curvekit.variants.normalisers import NORMALISERS, weights_of
 
 OWN = "the model's own"
 
@@ -33,7 +33,7 @@ class Attention:
     Attributes:
         tokens: (T,) the strings of its tokens.
         cut: how many tokens were left out before them.
-        member: the member of the SoftEMax family that the model normalises with.
+        member: the member of the SoftEMax family, or the registered normaliser, that the model normalises with.
         scores: ``[layers, heads, T, T]``, -inf where nothing may be seen; None where the model's attention cannot be
             exchanged.
         weights: ``[layers, heads, T, T]``, as the model computes them.
@@ -56,12 +56,12 @@ class Attention:
         if self.scores is None:
             return {OWN: own}
         x = self.scores[layer, head, position, : position + 1]
-        return {self.member: own} | {name: softemax(x, variant=name) for name in members if name != self.member}
+        return {self.member: own} | {name: weights_of(x, name) for name in members if name != self.member}
 
 
 def sink_shares(rows: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """What each row leaves to its sink, ``1 - sum``; None for a member whose denominator is a constant."""
-    summing = {name: name not in MEMBERS or MEMBERS[name].sums_keys for name in rows}
+    """What each row leaves to its sink, ``1 - sum``; None for a constant denominator or a registered normaliser."""
+    summing = {name: MEMBERS[name].sums_keys if name in MEMBERS else name not in NORMALISERS for name in rows}
     return {name: max(0.0, 1 - float(row.sum())) if summing[name] else None for name, row in rows.items()}
 
 
@@ -77,7 +77,9 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     tokens = [str(tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in kept]
     batch = torch.tensor([kept], device=model.device)  # (1, T)
     before = model.config._attn_implementation
-    own = before if before in _MEMBER_OF else "sdpa"
+    members = _MEMBER_OF | {implementation(name): name for name in NORMALISERS}
+    own = before if before in members else "sdpa"
+    announce(_inspected(own), functools.partial(_hand_out_scores, own=own))
     exchangeable = bool(getattr(model, "_supports_attention_backend", False))
     try:
         model.config._attn_implementation = _inspected(own) if exchangeable else "eager"
@@ -88,13 +90,13 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     if not given or any(each is None for each in given):
         raise CurvekitError(f"{type(model).__name__} exposes no attentions; choose a model that does")
     read = torch.stack([each[0] for each in given]).float().cpu()  # (layers, heads, T, T)
-    member, cut = _MEMBER_OF.get(own, "softmax"), len(ids) - len(kept) + 1
+    member, cut = members.get(own, "softmax"), len(ids) - len(kept) + 1
     if not exchangeable:
         return Attention(tokens, cut, member, None, read)
     sinks: list[Tensor] = [sink for name, sink in model.named_parameters() if name.rpartition(".")[2] == "log_sink"]
     learned = torch.stack(sinks).float().cpu() if sinks else None  # (layers, heads)
     sink: Any = getattr(model.config, "log_sink", LOG_C) if learned is None else learned[..., None, None]
-    return Attention(tokens, cut, member, read, softemax(read, variant=member, log_sink=sink), learned)
+    return Attention(tokens, cut, member, read, weights_of(read, member, sink), learned)
 
 
 _MEMBER_OF = {implementation(variant): variant for variant in VARIANTS}  # transformers' name -> member
@@ -126,8 +128,3 @@ def _hand_out_scores(
         seen = attention_mask > torch.finfo(attention_mask.dtype).min
         scores = scores + attention_mask.masked_fill(~seen, 0.0)
     return output, scores.masked_fill(~seen, -math.inf)
-
-
-for _own in ("sdpa", *_MEMBER_OF):
-    AttentionInterface.register(_inspected(_own), functools.partial(_hand_out_scores, own=_own))
-    AttentionMaskInterface.register(_inspected(_own), sdpa_mask)

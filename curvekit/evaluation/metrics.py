@@ -292,6 +292,7 @@ def score_documents(
         signature={
             "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
             "recipe": getattr(model.config, "recipe", None) or "none",
+            **({"registered": own} if (own := getattr(model.config, "registered", None)) else {}),
             **(signature or {}),
             "documents": len(texts),
             "texts": _sha(*texts),

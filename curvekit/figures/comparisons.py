@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from curvekit.curves import WEIGHTS
 from curvekit.figures.drawing import (
     FAINT,
     HURTS,
@@ -23,20 +24,22 @@ from curvekit.figures.drawing import (
     signed,
     styled,
 )
-from curvekit.recipes import RECIPES
+from curvekit.recipes import OWN_PARTS, OWN_RECIPES, RECIPES
 
 
 def _parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What a recipe adds to a base, in words."""
     parts = []
     if settings.get("source", "none") != "none" and settings.get("degree", 2) > 0:
-        parts.append("curve")
+        weights = settings.get("curve_weights", WEIGHTS[0])
+        parts.append("curve" if weights in WEIGHTS else str(weights))
     if settings.get("source") == "encoder":
         parts.append("untrained encoder" if settings.get("random_encoder") else "trained encoder")
         parts += ["sees context"] if settings.get("context", "static") != "static" else []
     if settings.get("sites"):
         parts.append({"curve": "curve in the blocks"}.get(settings.get("mixer", "curve"), str(settings.get("mixer"))))
-    return (*parts, *(["SoftEMax"] if settings.get("attention", "softmax") != "softmax" else []))
+    attention = settings.get("attention", "softmax")
+    return (*parts, *([] if attention == "softmax" else [attention if attention in OWN_PARTS else "SoftEMax"]))
 
 
 INGREDIENTS = {recipe: _parts(settings) for recipe, settings in RECIPES.items()}
@@ -142,7 +145,7 @@ def difference_by_group(groups: Mapping[str, Sequence[Mapping[str, Any]]], what:
 @styled
 def ablations(
     values: Mapping[str, Any],
-    ingredients: Mapping[str, Sequence[str]] = INGREDIENTS,
+    ingredients: Mapping[str, Sequence[str]] | None = None,
     leaks: Sequence[str] = (),
     baseline: str = "gpt2",
 ) -> Figure:
@@ -150,10 +153,12 @@ def ablations(
 
     Args:
         values: recipe -> (S,) test perplexity of each seed.
-        ingredients: recipe -> its parts.
+        ingredients: recipe -> its parts; default those of each recipe's settings.
         leaks: recipes that see the answer; named, not drawn.
         baseline: whose mean is drawn through all rows.
     """
+    if ingredients is None:
+        ingredients = INGREDIENTS | {name: _parts(RECIPES[name]) for name in values if name in OWN_RECIPES}
     order = ["curve", "trained encoder", "untrained encoder", "sees context", "SoftEMax"]
     present = {part for name in values for part in ingredients.get(name, ())}
     columns = [part for part in order if part in present] + sorted(present - set(order))

@@ -35,6 +35,7 @@ from matplotlib.transforms import Affine2D
 from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
 from curvekit.ownership import require_file
+from curvekit.recipes import OWN_PARTS, OWN_RECIPES
 
 INK, MUTED, QUIET, FAINT, PAPER = "#1f2328", "#5b6068", "#8b9097", "#e3e6e9", "#ffffff"
 HELPS, HURTS = "#0067a8", "#c2410c"
@@ -90,6 +91,7 @@ COLOURS = {
     "from scratch": "#e0701a",
 }
 SPARE = ("#0072b2", "#e0701a", "#4f8a3c", "#8f2a6b", "#7a5200", "#3fb0c2", "#41339f", "#8c8478")
+OWN = ("#d6006c", "#00806a", "#b58900", "#5e2ca5", "#c62828", "#2e7d32", "#795548", "#00838f")  # of what is registered
 FONT = "DejaVu Sans"  # comes with matplotlib: a figure has the same widths on every machine
 WIDTH = 7.4  # inches: the text width of a report
 SMALL = 8.5  # points: labels and notes
@@ -158,8 +160,26 @@ def array(values: Any) -> np.ndarray:
 
 
 def colour(name: str) -> str:
-    """The colour of a recipe or a normaliser; a name that is neither gets a steady one of its own."""
-    return COLOURS.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
+    """The colour of a recipe or a normaliser; a name that is neither gets a steady one of its own.
+
+    What a user registers gets one that no other recipe has, and no two of them the same while there are enough.
+    """
+    return COLOURS.get(name) or _own_colours().get(name) or SPARE[sum(name.encode()) % len(SPARE)]
+
+
+def coloured() -> list[str]:
+    """The names that have a colour of their own: recipes, normalisers, ways to train."""
+    return [*COLOURS, *_own_colours()]
+
+
+def _own_colours() -> dict[str, str]:
+    """Of each registered name the colour that its letters choose, or the next that is free."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys([*OWN_RECIPES, *OWN_PARTS]):
+        first = sum(name.encode()) % len(OWN)
+        order = [*OWN[first:], *OWN[:first]]
+        found[name] = next((shade for shade in order if shade not in found.values()), order[0])
+    return found
 
 
 def signed(value: float, digits: int = 3) -> str:

@@ -31,6 +31,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
 
 import curvekit
@@ -63,6 +64,7 @@ def report(
     parameters: Mapping[str, Any] | None = None,
     command: str | None = None,
     progress: Say | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> Path:
     """Execute the notebooks and write the report; return its ``index.html``.
 
@@ -80,6 +82,7 @@ def report(
         parameters: further parameters of the notebooks, by name.
         command: what the reader is told to type for the same report.
         progress: called with plain lines; default: standard error.
+        plugins: files that register what the recipes need; each notebook runs them first.
 
     Raises:
         CurvekitError: a parameter that no notebook has (with the nearest names), a notebook that cannot be read,
@@ -93,7 +96,7 @@ def report(
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")
     shown = config.recipe if config.recipe in recipes else recipes[-1]
     config = replace(config, recipe=shown, seed=seeds[0]).validate()
-    command = command or _command(config, recipes, seeds, folder, notebooks, parameters or {})
+    command = command or _command(config, recipes, seeds, folder, notebooks, parameters or {}, plugins)
     paths = _find(notebooks)
     given = {"recipes": recipes, "seeds": seeds, "baseline": recipes[0], "report_dir": str(folder), "command": command}
     given["static"] = True  # nobody can touch a widget while a report is made
@@ -107,7 +110,7 @@ def report(
     for number, (path, chapter) in enumerate(zip(paths, chapters, strict=True), 1):
         say(f"[{number}/{len(paths)}] {path.stem}")
         start = time.monotonic()
-        notebook = execute(path, folder / path.name, plan[path], say)
+        notebook = execute(path, folder / path.name, plan[path], say, plugins)
         chapter.seconds = time.monotonic() - start
         write_text(folder / f"{path.stem}.html", notebook_page(notebook, chapter, chapters))
         say(f"[{number}/{len(paths)}] {path.stem}: {duration(chapter.seconds)}")
@@ -186,7 +189,13 @@ def plan_parameters(
     return plan
 
 
-def execute(path: Path, out: Path, parameters: Mapping[str, Any], progress: Say | None = None) -> NotebookNode:
+def execute(
+    path: Path,
+    out: Path,
+    parameters: Mapping[str, Any],
+    progress: Say | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> NotebookNode:
     """Execute a notebook in this interpreter's kernel; write it to ``out`` when it is done.
 
     While it runs, and when it fails, it lies beside as ``NAME.partial.ipynb``, and an older ``out`` stays.
@@ -197,7 +206,7 @@ def execute(path: Path, out: Path, parameters: Mapping[str, Any], progress: Say 
     partial = out.with_name(f"{out.stem}.partial.ipynb")
     stream: Any = _Lines(progress) if progress else None
     try:
-        with _mended(path) as source:
+        with _mended(path, plugins) as source:
             notebook = papermill.execute_notebook(
                 source,
                 str(partial),
@@ -308,9 +317,13 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 @contextmanager
-def _mended(path: Path) -> Iterator[str]:
-    """The name of a copy that papermill can read: without marks, and with a kernel."""
+def _mended(path: Path, plugins: Sequence[str | Path] = ()) -> Iterator[str]:
+    """The name of a copy that papermill can read: without marks, with a kernel, and with a cell that runs plugins."""
     notebook = read_notebook(path)
+    if plugins:
+        lines = [f"load_plugin({str(Path(file).resolve())!r})" for file in plugins]
+        source = "\n".join(["from curvekit.variants import load_plugin", "", *lines])
+        notebook.cells.insert(0, new_code_cell(source, id="plugins"))
     with tempfile.TemporaryDirectory(prefix="curvekit-") as folder:
         copy = Path(folder) / path.name
         nbformat.write(notebook, copy)
@@ -346,6 +359,7 @@ def _command(
     folder: Path,
     notebooks: Sequence[str | Path] | None,
     parameters: Mapping[str, Any],
+    plugins: Sequence[str | Path],
 ) -> str:
     """The command line that makes this report, with the settings that are not at their defaults."""
     words = ["curvekit", "report", "--out", str(folder), "--recipes", *recipes, "--seeds", *map(str, seeds)]
@@ -361,6 +375,7 @@ def _command(
         words += ["--notebooks", *map(str, notebooks)]
     if parameters:
         words += ["--parameter", *(f"{name}={json.dumps(value)}" for name, value in parameters.items())]
+    words += [word for file in plugins for word in ("--plugin", str(file))]
     return shlex.join(words)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curvekit.figures.drawing import COLOURS
+from curvekit.figures.drawing import coloured, colour
 from curvekit.evaluation.results import cells, contrast_cells
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def table(rows: Iterable[Mapping[str, Any]], caption: str = "") -> Html:
 def texts(rows: Iterable[Mapping[str, str]], caption: str = "") -> Html:
     """Rows of equal keys with longer texts, whose line breaks are kept."""
     rows = list(rows)
-    prose = f"{_TOP};white-space:pre-wrap;overflow-wrap:anywhere"
-    lines = ["".join(_first(t) if t in COLOURS else _cell("td", t, prose) for t in row.values()) for row in rows]
+    known, prose = coloured(), f"{_TOP};white-space:pre-wrap;overflow-wrap:anywhere"
+    lines = ["".join(_first(t) if t in known else _cell("td", t, prose) for t in row.values()) for row in rows]
     return _table([_cell("th", name, _TOP) for name in (rows[0] if rows else ())], lines, caption, "texts")
 
 
@@ -78,7 +78,7 @@ def _cell(tag: str, text: str, style: str) -> str:
 
 
 def _first(text: str) -> str:
-    ink = f";color:{COLOURS[text]}" if text in COLOURS else ""
+    ink = f";color:{colour(text)}" if text in coloured() else ""
     return f'<th scope="row" style="{_TOP}{ink}">{html.escape(text)}</th>'
 
 
@@ -160,7 +160,7 @@ def conclusion(comparison: Comparison) -> Html:
 
 def marked(text: str) -> str:
     """Escaped text in which the names of recipes have their colours and do not break."""
-    names = "|".join(re.escape(name) for name in sorted(COLOURS, key=len, reverse=True))
+    names = "|".join(re.escape(name) for name in sorted(coloured(), key=len, reverse=True))
     pattern = re.compile(rf"(?<![\w+-])({names})(?![\w+-])")
     style = "font-weight:600;white-space:nowrap;color:"
-    return pattern.sub(lambda m: f'<span style="{style}{COLOURS[m[1]]}">{m[1]}</span>', html.escape(text))
+    return pattern.sub(lambda m: f'<span style="{style}{colour(m[1])}">{m[1]}</span>', html.escape(text))

@@ -32,6 +32,7 @@ from nbformat.v4 import new_output
 import curvekit
 from curvekit.figures.drawing import INK
 from curvekit.experiments.comparison import Comparison
+from curvekit.recipes import OWN_RECIPES
 from curvekit.reports.markup import contrasts, headline, marked, results
 from curvekit.training.settings import RunConfig
 
@@ -73,6 +74,11 @@ WHAT = {
 SCRIPTED = {"application/javascript", "application/vnd.jupyter.widget-view+json"}  # would need a script
 SIGNED = "Made by curvekit"  # stands on every page, and tells ours from another's
 LONG = 20  # lines of printed text that a page shows unfolded
+
+
+def described(recipe: str) -> str:
+    """What a recipe is, in words; of one that a user registered, what was said of it then."""
+    return WHAT.get(recipe) or OWN_RECIPES.get(recipe, "")
 
 
 @dataclass
@@ -137,7 +143,7 @@ def index_page(
     else:
         parts.append("<p>No recipes were compared: the notebooks of this report train no experiment.</p>")
     if comparison is not None:
-        recipes = {row["recipe"]: WHAT.get(row["recipe"], "") for row in comparison.rows}
+        recipes = {row["recipe"]: described(row["recipe"]) for row in comparison.rows}
         parts.append(
             f"<h2>What is compared</h2>{_list(recipes)}<p>Every recipe has the same base, data order, budget and "
             "seeds. One that can see the token it is to predict is marked as leaking, and compared with nothing.</p>"

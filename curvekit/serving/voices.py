@@ -36,7 +36,7 @@ class Voice:
 
     def about(self) -> dict[str, Any]:
         """What the model is, for those who choose among several."""
-        from curvekit.reports.pages import WHAT
+        from curvekit.reports.pages import described
 
         config = self.model.config
         recipe = str(getattr(config, "recipe", "plain"))
@@ -44,7 +44,7 @@ class Voice:
         return {
             "architecture": type(self.model).__name__,
             "recipe": recipe,
-            "what": WHAT.get(recipe, "the base, unchanged" if recipe == "plain" else ""),
+            "what": described(recipe),
             "leaks": bool(getattr(config, "leaks", False)),
             "parameters": parameters,
             "positions": self.positions,

@@ -290,7 +290,11 @@ class RunConfig:
         from curvekit.recipes import RECIPES, check_freeze
         from curvekit.text.corpora import CORPORA, existing_path
 
-        pick(self.recipe, RECIPES, "recipe")
+        if self.recipe not in RECIPES:
+            try:
+                pick(self.recipe, RECIPES, "recipe")
+            except CurvekitError as error:
+                raise CurvekitError(f"{error}; one of your own is known after --plugin FILE") from None
         pick_base(self.base)
         if self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)

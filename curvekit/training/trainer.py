@@ -321,6 +321,13 @@ def _conform(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     if (folder / CONFORMANCE).exists():
         return
     found = conformance(model, tokenizer)
+    config: Any = model.config
+    if config.registered and found.leak > 0 and not config.leaks:
+        parts = " and ".join(map(repr, config.registered))
+        raise CurvekitError(
+            f"the recipe {config.recipe!r} sees the future through {parts}: its logits move by {found.leak:.1e} when "
+            "later words change; mend what is registered"
+        )
     if shown:
         print(f"conformance: {found.line()}", file=sys.stderr, flush=True)
     write_json(folder / CONFORMANCE, found.to_dict())

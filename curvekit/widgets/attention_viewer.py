@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from curvekit.evaluation.inspection import Attention, attention_of, sink_shares
 from curvekit.figures.attention import attention_rows
 from curvekit.normalisers import VARIANTS
+from curvekit.variants.normalisers import NORMALISERS
 from curvekit.widgets.controls import WIDE, WRAP, Words, image
 from curvekit.widgets.panels import Panel
 from curvekit.widgets.voices import Voices
@@ -22,7 +23,7 @@ class AttentionViewer(Panel):
         voices: name -> (model, tokenizer); any model whose attention transformers can exchange. One that only
             exposes its weights is shown as it is.
         text: to begin with.
-        members: names of :data:`curvekit.normalisers.VARIANTS` to compare with.
+        members: names of :data:`curvekit.normalisers.VARIANTS`, or registered ones, to compare with.
         layer, head: to begin with, from 0.
         most: tokens that are read at most, the last ones of the text.
     """
@@ -47,7 +48,8 @@ class AttentionViewer(Panel):
         label = {"description_width": "50px"}
         self.layer = IntSlider(layer, min=0, max=max(layer, 0), description="layer", style=label, layout=narrow)
         self.head = IntSlider(head, min=0, max=max(head, 0), description="head", style=label, layout=narrow)
-        self.members = {v: ToggleButton(v in members, description=v, layout=Layout(width="auto")) for v in VARIANTS}
+        known = (*VARIANTS, *NORMALISERS)
+        self.members = {v: ToggleButton(v in members, description=v, layout=Layout(width="auto")) for v in known}
         self.words, self.picture = Words(self.choose), HTML()
         for control in (self.text, self.model):
             control.observe(lambda _: self.attend(), "value")
