@@ -55,9 +55,9 @@ def main_recipes(base: str) -> tuple[str, ...]:
 
     On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``.
     """
-    from curvekit.bases.hub import BASES
+    from curvekit.bases.hub import GPT2S
 
-    known = {name for name in BASES if name != "smollm2"}
+    known = {"mini", "mini-curve", *GPT2S}
     shape = Path(base) / "config.json"
     is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
     return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
