@@ -54,7 +54,8 @@ class CurveT5Stack(CurveMixin, T5Stack):
         """
         if self.config.source != "none":
             mask = attention_mask if attention_mask is not None and attention_mask.ndim == 2 else None
-            inputs_embeds, input_ids = self._embed(input_ids, inputs_embeds, mask, None, None, None), None
+            positions = None if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)  # T5 itself needs none
+            inputs_embeds, input_ids = self._embed(input_ids, inputs_embeds, mask, positions, None, None), None
         grow(getattr(past_key_values, "self_attention_cache", None))
         return super().forward(
             input_ids=input_ids,
