@@ -107,8 +107,8 @@ def check_source_side(settings: Mapping[str, Any]) -> None:
         raise CurvekitError("'gpt2' is what the plain recipe of a GPT-2 is called; on a T5 take 'plain'")
     if settings.get("sites"):
         raise CurvekitError(
-            f"the recipe {recipe!r} mixes neighbouring states in the blocks of one stack, and a T5 has two of which one "
-            "looks ahead; on a T5 take a curve through the source, such as 'published', 'curve' or 'self-curve'"
+            f"the recipe {recipe!r} mixes neighbouring states in the blocks of one stack, and a T5 has two, of which "
+            "one looks ahead; on a T5 take a curve through the source, such as 'published', 'curve' or 'self-curve'"
         )
     if ATTENTIONS.get(attention) in ("inverse", "plus-inverse"):
         raise CurvekitError(

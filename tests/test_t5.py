@@ -1,4 +1,4 @@
-"""A T5 does in every recipe that fits it what transformers expects of an encoder-decoder, and its decoder leaks nothing."""
+"""A T5 does in every recipe that fits it what transformers expects, and its decoder leaks nothing."""
 
 from __future__ import annotations
 

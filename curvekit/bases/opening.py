@@ -58,7 +58,8 @@ def open_model(
         seq2seq: whether who asks can use a T5, which continues no text but writes a target for a source.
 
     Raises:
-        CurvekitError: a T5 for one who cannot; there is no such model, it is not whole, or a recipe is asked of one that has its own.
+        CurvekitError: a T5 for one who cannot; there is no such model, it is not whole, or a recipe is asked of one
+            that has its own.
     """
     import torch
 

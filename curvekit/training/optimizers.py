@@ -21,7 +21,6 @@ from torch.optim import AdamW, Muon, Optimizer
 from curvekit.bases.adapters import is_added
 from curvekit.errors import CurvekitError
 
-
 _BIAS = ".relative_attention_bias.weight"  # of T5: a table that is looked up, and no matrix that multiplies
 
 
