@@ -6,6 +6,7 @@ the model can do. :func:`future_leak` measures it; a causal recipe's leak is exa
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 
@@ -28,7 +29,8 @@ def leak_by_position(
     """How far the logits at each position move when only tokens after a probed position are changed.
 
     Args:
-        model: a causal language model; put in evaluation mode meanwhile.
+        model: a causal language model, or one that writes a target for a source, such as a T5: of it the ids are both
+            the source, which stays, and what the decoder reads. Put in evaluation mode meanwhile.
         input_ids: ``[batch, time]``, time at least 2.
         probes: the positions p after which every token is replaced by another; default all but the last.
         seed: of the replacements.
@@ -49,13 +51,15 @@ def leak_by_position(
     generator = torch.Generator().manual_seed(seed)
     vocabulary: int = model.config.vocab_size
     shift = torch.randint(1, vocabulary, input_ids.shape, generator=generator).to(input_ids.device)
+    read = functools.partial(model, input_ids) if model.config.is_encoder_decoder else model
+    place = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
     with evaluating(model):
-        before = model(input_ids, use_cache=False).logits
+        before = read(**{place: input_ids}, use_cache=False).logits
         rows = []
         for p in probes:
             altered = input_ids.clone()
             altered[:, p + 1 :] = (altered + shift)[:, p + 1 :] % vocabulary
-            rows.append((model(altered, use_cache=False).logits - before).abs().amax((0, 2)))
+            rows.append((read(**{place: altered}, use_cache=False).logits - before).abs().amax((0, 2)))
     changes = torch.stack(rows).float().cpu()
     if changes.isnan().any():
         raise CurvekitError(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, get_origin, get_type_hints
 
-from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
+from transformers import GPT2Config, GPTNeoConfig, LlamaConfig, T5Config
 
 from curvekit.curves import CHANNELS, FAMILIES, check_curve, reach
 from curvekit.encoders import CONTEXTS
 from curvekit.errors import CurvekitError, pick, require_type
 from curvekit.mixers import MIXERS, SITES
 from curvekit.normalisers import LOG_C
-from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze, own_parts
+from curvekit.recipes import ATTENTIONS, FIXED_SINKS, SOURCES, check_freeze, check_source_side, own_parts
 
 POSITIONS = ("base", "sinusoidal", "gpt2")  # `gpt2` is what `base` was called while every base was a GPT-2
 
@@ -175,10 +175,16 @@ class CurveConfigMixin(_Mixed):
         return 1 + ((self.encoder_config or {}).get("num_hidden_layers", 0) if reads_back else 0) + mixers
 
     @property
+    def cached_blocks(self) -> int:
+        """How many blocks keep a past."""
+        blocks: int = self.num_hidden_layers
+        return blocks
+
+    @property
     def per_layer_config(self) -> Sequence[Any]:
         """One configuration for each layer of a cache: transformers makes as many as there are of these."""
         theirs = list(super().per_layer_config)
-        return theirs + theirs[-1:] * self.past_layers
+        return theirs[-1:] * (self.cached_blocks + self.past_layers)
 
     @per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict[int | str, dict[str, Any]] | None) -> None:
@@ -211,3 +217,44 @@ class CurveLlamaConfig(CurveConfigMixin, LlamaConfig):
     """LLaMA's configuration and :class:`CurveConfigMixin`'s fields."""
 
     model_type = "curve_llama"
+
+
+class CurveT5Config(CurveConfigMixin, T5Config):
+    """T5's configuration and :class:`CurveConfigMixin`'s fields, which are of the stack that reads the source.
+
+    Raises:
+        CurvekitError: as :func:`curvekit.recipes.check_source_side`.
+    """
+
+    model_type = "curve_t5"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_source_side(vars(self))
+        super().__post_init__(**kwargs)
+
+    @property
+    def leaks(self) -> bool:
+        """Never: the source is complete before the first word of the target, and no curve runs through the target."""
+        return False
+
+    @property
+    def past_layers(self) -> int:
+        """None: the source is read once."""
+        return 0
+
+    @property
+    def cached_blocks(self) -> int:
+        """Those that write; transformers counts those that read, and fails where they are fewer."""
+        return self.num_decoder_layers if self.num_decoder_layers is not None else self.num_layers
+
+    @property
+    def max_context(self) -> int:
+        """The longest source, and the longest target: as many tokens as T5 was trained with, 512 unless it says."""
+        most: int = getattr(self, "n_positions", 512)  # relative positions have no end of their own
+        if self.source != "encoder" or self.context == "static":
+            return most
+        return min(most, (self.encoder_config or {}).get("max_position_embeddings", most))
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
+        """As T5's, which reads ``encoder`` and ``encoder_config`` as settings of its own first stack."""
+        return self if encoder and not decoder else super().get_text_config(decoder=decoder, encoder=encoder)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,20 @@ def _own_implementation(config: Any) -> str | None:
     """The name of a recipe's attention among transformers', or None where it is softmax."""
     member = ATTENTIONS[config.attention]
     return None if member == "softmax" else implementation(member)
+
+
+@contextlib.contextmanager
+def to_be_replaced(config: Any) -> Iterator[None]:
+    """Inside, transformers makes a model of which the parts are replaced after: without weights, quickly."""
+    own = _own_implementation(config)
+    wanted = config._attn_implementation if own is None else own
+    checkpointing = getattr(config, "gradient_checkpointing", False)
+    config._attn_implementation = "eager"  # every base knows it
+    with init.no_init_weights():
+        yield
+    config._attn_implementation = wanted
+    if checkpointing:  # which a model takes out of its configuration
+        config.gradient_checkpointing = True
 
 
 _READING = threading.RLock()  # a block's hook reads of whichever forward is running, so only one of them is
@@ -100,9 +114,24 @@ class _Attending(_Mixed):
             )
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
+    @property
+    def curved(self) -> Any:
+        """The part that carries the curve, its encoder and the mixers: the base model below the head."""
+        return self.base_model
+
+    @property
+    def curved_name(self) -> str:
+        """What :attr:`curved` is called in the names of parameters."""
+        return self.base_model_prefix
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """What the names of the blocks' parameters begin with."""
+        return (f"{self.curved_name}.{self.curved.blocks}.",)
+
     def _set_gradient_checkpointing(self, *args: Any, **settings: Any) -> None:
         """As the base's; a block that is computed again is told what it was told the first time."""
-        base: Any = self if isinstance(self, CurveMixin) else self.base_model
+        base: Any = self if isinstance(self, CurveMixin) else self.curved
         if getattr(base, "mixers", None):  # a model that is being made has none yet
             func = settings.get("gradient_checkpointing_func", torch.utils.checkpoint.checkpoint)
             settings["gradient_checkpointing_func"] = base._telling(func)
@@ -393,17 +422,8 @@ class CurveForCausalLMMixin(_Attending):
     base: type[PreTrainedModel]
 
     def __init__(self, config: Any) -> None:
-        own = _own_implementation(config)
-        if own is not None:
-            config._attn_implementation = own
-        wanted = config._attn_implementation
-        checkpointing = getattr(config, "gradient_checkpointing", False)
-        config._attn_implementation = "eager"  # every base knows it; the model that is made here is replaced below
-        with init.no_init_weights():
+        with to_be_replaced(config):
             super().__init__(config)
-        config._attn_implementation = wanted
-        if checkpointing:  # which a model takes out of its configuration
-            config.gradient_checkpointing = True
         setattr(self, self.base_model_prefix, self.base(config))
         self.loss_type = "ForCausalLM"  # not every class name says so, and the Trainer would miscount tokens
         self.post_init()

@@ -119,6 +119,35 @@ def own_parts(used: Iterable[str], saved: Mapping[str, str] | None) -> dict[str,
     return {name: OWN_PARTS[name] for name in used if name in OWN_PARTS} or None
 
 
+def check_source_side(settings: Mapping[str, Any]) -> None:
+    """Refuse what an encoder-decoder such as T5 has no place for. Its curve runs through the source alone.
+
+    All recipes with an attention or a curve fit, also those whose curve looks ahead: the source is complete before
+    the first word of the target is written.
+
+    Args:
+        settings: ``recipe``, ``attention``, ``sites`` and ``freeze`` of a configuration.
+
+    Raises:
+        CurvekitError: one sentence about the first that does not fit.
+    """
+    recipe, attention = settings.get("recipe", "plain"), settings.get("attention", "softmax")
+    if recipe == "gpt2":
+        raise CurvekitError("'gpt2' is what the plain recipe of a GPT-2 is called; on a T5 take 'plain'")
+    if settings.get("sites"):
+        raise CurvekitError(
+            f"the recipe {recipe!r} mixes neighbouring states in the blocks of one stack, and a T5 has two, of which "
+            "one looks ahead; on a T5 take a curve through the source, such as 'published', 'curve' or 'self-curve'"
+        )
+    if ATTENTIONS.get(attention) in ("inverse", "plus-inverse"):
+        raise CurvekitError(
+            f"attention {attention!r} turns scores around, and a T5's hold its position bias, which would be turned "
+            "with them or not; take another member, such as 'softemax'"
+        )
+    if settings.get("freeze") == "all_but_head":
+        raise CurvekitError("freeze is 'all_but_head', and a T5's head is its embeddings; give none or a number")
+
+
 def check_freeze(which: str, blocks: int | None = None) -> None:
     """Refuse what ``freeze`` cannot be; ``blocks`` is how many the model has, where that is known."""
     if which in ("none", "embeddings", "all_but_head"):

@@ -4,8 +4,8 @@
     AutoModelForCausalLM.from_pretrained(RUN)
 
 What stands in transformers' registry is a light stand-in for each configuration, put there as soon as transformers'
-own registry is imported, before or after curvekit. The first model that is opened loads :mod:`curvekit.modeling`,
-which registers the real classes in their place.
+own registry is imported, before or after curvekit. The first model that is opened loads :mod:`curvekit.modeling` and
+:mod:`curvekit.t5`, which register the real classes in their place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ CONFIGURATIONS = {  # transformers' model type -> the class of curvekit.configur
     "curve_gpt2": "CurveGPT2Config",
     "curve_gpt_neo": "CurveGPTNeoConfig",
     "curve_llama": "CurveLlamaConfig",
+    "curve_t5": "CurveT5Config",
 }
 
 
@@ -44,7 +45,8 @@ class StandIn:
 
     @classmethod
     def _real(cls) -> Any:
-        return getattr(importlib.import_module("curvekit.modeling"), cls.__name__)
+        importlib.import_module("curvekit.t5")  # the last room of the models
+        return getattr(importlib.import_module("curvekit.configuration"), cls.__name__)
 
 
 def announce() -> None:

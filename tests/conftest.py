@@ -105,6 +105,29 @@ def tiny_bases(tiny_tokenizer, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_t5(tiny_tokenizer, tmp_path_factory) -> Path:
+    """The folder of a saved T5 of 2 blocks that read and 3 that write, 32 wide, with the same tokenizer."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    end = tiny_tokenizer.eos_token_id
+    folder = tmp_path_factory.mktemp("tiny-t5")
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tiny_tokenizer), d_model=32, d_kv=12, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=2,
+        relative_attention_num_buckets=8, relative_attention_max_distance=12, dropout_rate=0.1, n_positions=64,
+        pad_token_id=end, eos_token_id=end, decoder_start_token_id=end,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():  # distances that matter from the start
+        if name.endswith("relative_attention_bias.weight"):
+            torch.nn.init.normal_(parameter, std=1.0)
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tiny_bases) -> Path:
     """The folder of the tiny GPT-2."""
     return tiny_bases["gpt2"]

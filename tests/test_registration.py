@@ -9,6 +9,7 @@ import pytest
 
 from curvekit.modeling import ARCHITECTURES
 from curvekit.registration import CONFIGURATIONS
+from curvekit.t5 import SEQ2SEQ
 
 
 @pytest.fixture(scope="module")
@@ -90,4 +91,4 @@ def test_importing_the_registry_loads_no_model():
 
 
 def test_the_stand_ins_are_all_there_are():
-    assert {row.config.model_type: row.config.__name__ for row in ARCHITECTURES.values()} == CONFIGURATIONS
+    assert {row.config.model_type: row.config.__name__ for row in (ARCHITECTURES | SEQ2SEQ).values()} == CONFIGURATIONS

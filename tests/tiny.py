@@ -11,10 +11,10 @@ def builder(base, encoder, tokenizer):
 
     def build(recipe, open_gate=True, **overrides):
         model = build_model(recipe, str(base), tokenizer, encoder=str(encoder), **overrides)
-        curve = getattr(model.base_model, "curve", None)
+        curve = getattr(model.curved, "curve", None)
         if open_gate and curve is not None and curve.gate is not None:
             torch.nn.init.constant_(curve.gate, 0.7)
-        for mixer in model.base_model.mixers.values() if open_gate else ():
+        for mixer in model.curved.mixers.values() if open_gate else ():
             if mixer.kind == "smear":
                 torch.nn.init.constant_(mixer.smear, 0.7)
             elif mixer.kind == "curve":

@@ -32,7 +32,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curvekit.bases import cached, hub
 from curvekit.bases.berts import load_encoder, locate_encoder
-from curvekit.bases.building import base_config, base_tokenizer, brings_encoder, load_base
+from curvekit.bases.building import base_config, base_tokenizer, brings_encoder, is_seq2seq, load_base
 from curvekit.errors import CurvekitError, first_line
 from curvekit.files import read_json, write_json
 from curvekit.modes import quiet
@@ -65,6 +65,8 @@ def add_adapter(model: PreTrainedModel, base: str, settings: Lora, seed: int = 0
     Raises:
         CurvekitError: a target that no matrix of the blocks has for a name, with the names there are.
     """
+    if is_seq2seq(model.config):
+        raise CurvekitError("an adapter goes beside a model that continues text, and this is a T5; train all of it")
     record: dict[str, Any] = {"base": str(Path(base).resolve()) if Path(base).is_dir() else base}
     record["sha256"] = weights_digest(base)
     config: Any = model.config
@@ -320,7 +322,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def is_added(name: str, model: Any) -> bool:
     """Whether a parameter is curvekit's and not the base's."""
-    prefix = model.base_model_prefix
+    prefix = getattr(model, "curved_name", model.base_model_prefix)
     return name.startswith(tuple(f"{prefix}.{part}." for part in ("curve", "encoder", "mixers"))) or name.endswith(
         ".log_sink"
     )

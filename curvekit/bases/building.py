@@ -19,9 +19,12 @@ from curvekit.errors import CurvekitError, first_line, pick, require_type
 from curvekit.modeling import ARCHITECTURES, Architecture
 from curvekit.modes import quiet
 from curvekit.recipes import recipe_settings
+from curvekit.t5 import SEQ2SEQ
 
 MINI: dict[str, Any] = {"n_positions": 512, "n_embd": 320, "n_layer": 4, "n_head": 5}
-_ADDED = r"(^|\.)(curve|encoder|mixers)\.|\.log_sink$"  # tensors that curvekit adds to a base
+# Tensors that curvekit adds to a base; of a T5, whose own first stack is called encoder, inside of that.
+_ADDED = r"(^|\.)(curve|encoder|mixers)\.|\.log_sink$"
+_ADDED_TO_SOURCE = r"^encoder\.(curve|encoder)\.|\.log_sink$"
 _BUFFERS = r"attn(\.attention)?\.(masked_)?bias$|rotary_emb\.inv_freq$"  # of older versions of transformers
 _GIVEN = {"encoder", "encoder_config", "base_is_random", "registered"}  # what follows from the other arguments
 # What curvekit adds, by part: the settings under which one that was trained is the one that a recipe asks for. Learned
@@ -54,8 +57,8 @@ def build_model(
 
     Args:
         recipe: its name.
-        base: ``mini``, ``mini-curve``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo or
-            LLaMA.
+        base: ``mini``, ``mini-curve``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo,
+            LLaMA or T5. A T5's curve runs through its source, see :mod:`curvekit.t5`; ``t5-mini`` is a shape alone.
         tokenizer: the base's own, loaded when it is None and needed; from scratch any.
         encoder: see :func:`curvekit.bases.berts.locate_encoder`; used with ``source="encoder"``.
         seed: of every weight that the base does not bring.
@@ -97,7 +100,7 @@ def build_model(
         else:
             model = load_base(base, config)
         if bert is not None and not config.random_encoder:
-            model.base_model.encoder.fill(bert)
+            model.curved.encoder.fill(bert)
     return model.eval()
 
 
@@ -123,7 +126,7 @@ def base_config(base: str) -> Any:
     """The configuration of a base, wherever it lies.
 
     Raises:
-        CurvekitError: there is none, or its architecture is not one of :data:`curvekit.modeling.ARCHITECTURES`.
+        CurvekitError: there is none, or its architecture is not one that curvekit has.
     """
     if not Path(base).is_dir() and "/" not in base:
         hub.pick_base(base)
@@ -141,16 +144,21 @@ def base_config(base: str) -> Any:
 
 
 def architecture_of(config: Any, base: str = "") -> Architecture:
-    """The row of :data:`curvekit.modeling.ARCHITECTURES` that a configuration belongs to.
+    """The row of :data:`curvekit.modeling.ARCHITECTURES`, or of :data:`curvekit.t5.SEQ2SEQ`, of a configuration.
 
     Raises:
         CurvekitError: it belongs to none.
     """
-    kind = str(config.model_type).removeprefix("curve_")
-    if kind not in ARCHITECTURES:
-        known = ", ".join(each.title for each in ARCHITECTURES.values())
+    kind, rows = str(config.model_type).removeprefix("curve_"), ARCHITECTURES | SEQ2SEQ
+    if kind not in rows:
+        known = ", ".join(each.title for each in rows.values())
         raise CurvekitError(f"the base {base!r} is a {config.model_type!r}; curvekit takes {known}")
-    return ARCHITECTURES[kind]
+    return rows[kind]
+
+
+def is_seq2seq(config: Any) -> bool:
+    """Whether a model of this configuration writes a target for a source, as a T5, and does not continue text."""
+    return bool(config.is_encoder_decoder)
 
 
 def base_fields(config: Any) -> dict[str, Any]:
@@ -191,6 +199,9 @@ def _fresh(
     if architecture.title == "GPT-Neo":  # global and local layers in turn, as many as there are
         kinds = [("global", "local")[i % 2] for i in range(fields["num_layers"])]
         fields |= {"attention_types": [[[kind], 1] for kind in kinds], "attention_layers": kinds}
+    if architecture.title == "T5":  # its heads are as wide as they like, and padding begins a target
+        pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return fields | {"pad_token_id": pad, "decoder_start_token_id": pad}
     config = architecture.plain.config_class(**fields)
     width, heads = config.hidden_size, config.num_attention_heads
     if width % heads:
@@ -229,27 +240,29 @@ def load_base(base: str, config: Any) -> Any:
     Raises:
         CurvekitError: they cannot be had, or are not whole.
     """
+    hub.require_weights(base)
     where = hub.located(base)
     head = "lm_head.weight"
     theirs = base_config(base)
     architecture = architecture_of(theirs, base)
+    added = _ADDED_TO_SOURCE if is_seq2seq(theirs) else _ADDED
     differing = _differing(theirs, config)
     untied = theirs.tie_word_embeddings and not config.tie_word_embeddings  # the head becomes a matrix of its own
     model = load_checked(
         architecture.model,
         where,
         f"the base {base!r}",
-        missing=f"{_ADDED}|^{re.escape(head)}$" if untied else _ADDED,
-        unexpected=f"{_ADDED}|{_BUFFERS}",
+        missing=f"{added}|^{re.escape(head)}$" if untied else added,
+        unexpected=f"{added}|{_BUFFERS}",
         config=config,
         dtype=torch.float32,
         mismatched="|".join(rf"\.{part}\." for part in differing) or None,
         local_files_only=hub.local_only(where),
     )
-    if differing := [part for part in differing if getattr(model.base_model, part, None) is not None]:
-        fresh = architecture.model(copy.deepcopy(config)).base_model
+    if differing := [part for part in differing if getattr(model.curved, part, None) is not None]:
+        fresh = architecture.model(copy.deepcopy(config)).curved
         for part in differing:
-            getattr(model.base_model, part).load_state_dict(getattr(fresh, part).state_dict())
+            getattr(model.curved, part).load_state_dict(getattr(fresh, part).state_dict())
     if untied:
         model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
     if config.leaks:

@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.files import read_json
 
-BASES = ("mini", "mini-curve", "smollm2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+GPT2S = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+T5S = ("t5-small", "t5-base", "t5-large")
+BASES = ("mini", "mini-curve", "t5-mini", "smollm2", *GPT2S, *T5S)
 # A base's name -> its folder in the package.
-SHIPPED = {name: Path(__file__).parents[1] / "assets" / name for name in ("mini", "mini-curve")}
+SHIPPED = {name: Path(__file__).parents[1] / "assets" / name for name in ("mini", "mini-curve", "t5-mini")}
+SHAPES = {"t5-mini": "mini"}  # bases that are a shape without weights -> the base whose tokeniser they have
 SECONDS = 4.0  # that a server may take; with what is asked of it first, an answer or a sentence is there within five
 MINUTE = 60.0
 _PACE = 200.0  # bytes a second below which an answer has no end
@@ -259,6 +262,16 @@ def located(name: str) -> str:
 
         return str(gguf.converted(name))
     return str(SHIPPED.get(name, name))
+
+
+def require_weights(name: str) -> None:
+    """Return unless a base is a shape alone.
+
+    Raises:
+        CurvekitError: it has no weights to begin from.
+    """
+    if name in SHAPES:
+        raise CurvekitError(f"the base {name!r} is a shape without weights; give scratch to begin from random ones")
 
 
 def own_recipe(name: str) -> str | None:

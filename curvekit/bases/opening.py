@@ -24,9 +24,9 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         CurvekitError: its files are missing, cut off or changed, or its tensors are not those of its configuration.
             Of an adapter, what :func:`curvekit.bases.adapters.open_adapter` raises.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    import curvekit.modeling  # noqa: F401  registers the model with transformers
+    import curvekit.t5  # noqa: F401  registers the models with transformers
     from curvekit.bases.adapters import is_adapter, open_adapter
 
     if not Path(folder).is_dir():
@@ -34,25 +34,36 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     if is_adapter(folder):
         return open_adapter(folder)
     check_saved(folder)
-    return load_checked(
-        AutoModelForCausalLM, folder, f"the model in {folder}", local_files_only=True, trust_remote_code=False
-    )
+    kind = AutoModelForSeq2SeqLM if writes_targets(folder) else AutoModelForCausalLM
+    return load_checked(kind, folder, f"the model in {folder}", local_files_only=True, trust_remote_code=False)
 
 
-def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def writes_targets(folder: str | Path) -> bool:
+    """Whether what is saved in a folder is a T5, with a curve or without, which writes a target for a source."""
+    from curvekit.t5 import SEQ2SEQ
+
+    path = Path(folder) / "config.json"
+    return path.is_file() and str(read_json(path).get("model_type")).removeprefix("curve_") in SEQ2SEQ
+
+
+def open_model(
+    name: str | Path, recipe: str | None = None, *, seq2seq: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any model and its tokeniser, in evaluation mode, on the GPU if there is one.
 
     Args:
         name: a run's folder, a saved model's folder, or a base, such as ``gpt2``.
         recipe: for a base: what is built on it (default: the base itself, which is ``plain``, or of ``mini-curve`` the
             recipe that it was pretrained with).
+        seq2seq: whether who asks can use a T5, which continues no text but writes a target for a source.
 
     Raises:
-        CurvekitError: there is no such model, it is not whole, or a recipe is asked of one that has its own.
+        CurvekitError: a T5 for one who cannot; there is no such model, it is not whole, or a recipe is asked of one
+            that has its own.
     """
     import torch
 
-    from curvekit.bases.building import build_model, plain_name
+    from curvekit.bases.building import base_config, build_model, is_seq2seq, plain_name
     from curvekit.modes import quiet
 
     folder = checked_path(name, "the model")
@@ -68,6 +79,11 @@ def open_model(name: str | Path, recipe: str | None = None) -> tuple[PreTrainedM
     if recipe is not None and (is_run or is_recipe):
         raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
     with quiet():
+        if not seq2seq and (writes_targets(folder / "model") if is_run else is_seq2seq(base_config(str(name)))):
+            raise CurvekitError(
+                f"{name} is a T5, which writes a target for a source and continues no text; give a GPT-2, GPT-Neo or "
+                "LLaMA, or use `curvekit evaluate`, `curvekit generate` or `curvekit check`"
+            )
         if is_run and not (folder / "model").is_dir():
             raise CurvekitError(f"the run in {folder} has no model yet; give its command again, it goes on")
         if is_run:

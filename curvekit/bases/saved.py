@@ -16,9 +16,9 @@ from curvekit.shapes import Maybe, require
 
 _IDS = (int, [int], None)  # of special tokens
 _SIZES = {  # at most
-    **dict.fromkeys(("n_layer", "num_hidden_layers", "num_layers"), 4096),
+    **dict.fromkeys(("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers"), 4096),
     **dict.fromkeys(("n_head", "num_attention_heads", "num_heads"), 2**16),
-    **dict.fromkeys(("n_embd", "hidden_size", "n_inner", "intermediate_size"), 2**20),
+    **dict.fromkeys(("n_embd", "hidden_size", "n_inner", "intermediate_size", "d_model", "d_ff", "d_kv"), 2**20),
     **dict.fromkeys(("vocab_size", "n_positions", "max_position_embeddings"), 2**26),
 }
 _KINDS = (bool, int, float, str, list, dict)
@@ -60,7 +60,7 @@ def _defaults(model_type: str) -> dict[str, Any]:
     """What the configuration of this type holds when nothing is set; nothing for a type that is not known."""
     from transformers import CONFIG_MAPPING
 
-    import curvekit.modeling  # noqa: F401  registers the model with transformers
+    import curvekit.t5  # noqa: F401  registers the models with transformers
 
     try:
         return CONFIG_MAPPING[model_type]().to_dict()

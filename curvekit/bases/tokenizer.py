@@ -38,7 +38,7 @@ def base_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    where = hub.located(base)
+    where = hub.located(hub.SHAPES.get(base, base))
     if Path(where).is_dir():
         check_saved(where)
     hub.require_model(where, "the base", "base='mini'", "tokenizer_config.json")

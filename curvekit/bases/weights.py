@@ -19,7 +19,7 @@ _INDEX = "model.safetensors.index.json"
 _SIZES = (  # what configurations call numbers of which there is one at least
     *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"),
     *("hidden_size", "num_hidden_layers", "num_layers", "num_attention_heads", "num_key_value_heads", "num_heads"),
-    *("max_position_embeddings", "intermediate_size", "d_model", "d_ff"),
+    *("max_position_embeddings", "intermediate_size", "d_model", "d_ff", "d_kv", "num_decoder_layers"),
 )
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SHOWN = 3

@@ -26,6 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from curvekit.bases.opening import open_model
     from curvekit.evaluation.conformance import conformance
 
-    found = conformance(*open_model(arguments.model, arguments.recipe))
+    found = conformance(*open_model(arguments.model, arguments.recipe, seq2seq=True))
     print(json.dumps(found.to_dict()) if arguments.json else found.line())
     return 1 if found.failures else 0

@@ -1,4 +1,7 @@
-"""``curvekit evaluate``: the perplexity of a run or a base on a corpus, with its signature."""
+"""``curvekit evaluate``: the perplexity of a run or a base on a corpus, with its signature.
+
+A T5 is scored on targets given their sources; so is any model where the keys of a source and a target are named.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, add_plugin, command, path, positive
 from curvekit.cli.printing import print_metrics, say
+from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 from curvekit.training.settings import SPLITS
 
@@ -22,7 +27,8 @@ def add(commands: Commands) -> None:
         "measure the perplexity of a run or a base on a corpus",
         "  curvekit evaluate runs/curve --corpus pydocs\n"
         "  curvekit evaluate gpt2 --corpus wikitext-2 --data-dir path/to/wikitext-2 --context 1024 --stride 512\n"
-        "  curvekit evaluate runs/curve --corpus story.txt --json > score.json",
+        "  curvekit evaluate runs/curve --corpus story.txt --json > score.json\n"
+        "  curvekit evaluate runs/t5 --corpus path/to/scitldr --source-key document --target-key summary",
     )
     each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
     each.add_argument("--corpus", default="pydocs", help="a corpus's name, a file or a folder (default: %(default)s)")
@@ -48,39 +54,63 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="windows scored together; changes no figure (default: what suits the machine)",
     )
+    each.add_argument(
+        "--source-key", metavar="KEY", help="of rows: what is given; with --target-key (default: the run's)"
+    )
+    each.add_argument("--target-key", metavar="KEY", help="of rows: what is scored, given that (default: the run's)")
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
     add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.evaluation.metrics import score_documents
+    from curvekit.evaluation.targets import COMPARES, score_targets
     from curvekit.text.corpora import corpus_revision, load_corpus
+    from curvekit.text.pairs import load_pairs, pairs_of
 
-    corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
-    model, tokenizer = open_model(arguments.model)
-    texts = corpus[arguments.split]["text"][: arguments.documents]
+    scored = None
+    if (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
+        scored = load_run(arguments.model).config
+    keys = arguments.source_key, arguments.target_key
+    if keys == (None, None) and scored is not None and scored.corpus == arguments.corpus:
+        keys = scored.source_key, scored.target_key
+    if None in keys and keys != (None, None):
+        raise CurvekitError(f"the keys of source and target are {keys[0]} and {keys[1]}; give both, or none")
+    if keys[0] and keys[1]:
+        corpus = load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
+    else:
+        corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
+    model, tokenizer = open_model(arguments.model, seq2seq=True)
+    of_targets = keys[0] is not None or model.config.is_encoder_decoder
     context, stride = arguments.context, None
-    if context is None and (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
-        config = load_run(arguments.model).config
-        context, stride = config.window, config.stride
-    score = score_documents(
-        model,
-        tokenizer,
-        texts,
-        context=context,
-        stride=arguments.stride or stride,
-        batch_size=arguments.batch_size,
-        signature={
+    if context is None and scored is not None:
+        context, stride = scored.window, scored.stride
+    common: dict[str, Any] = {
+        "context": context,
+        "batch_size": arguments.batch_size,
+        "signature": {
             "model": Path(arguments.model).resolve().name,
             "corpus": Path(arguments.corpus).resolve().name,
             "revision": corpus_revision(corpus)[arguments.split],
             "split": arguments.split,
         },
-        progress=sys.stderr.isatty(),
-    )
+        "progress": sys.stderr.isatty(),
+    }
+    if of_targets and arguments.stride:
+        raise CurvekitError("a target is scored whole, given its source, without windows; leave --stride out")
+    if of_targets:
+        room = context or model.config.max_context
+        pairs = pairs_of(corpus[arguments.split], tokenizer, room, arguments.documents)
+        score = score_targets(model, tokenizer, *pairs, separator="\n" if keys[0] else "", **common)
+    else:
+        texts = corpus[arguments.split]["text"][: arguments.documents]
+        score = score_documents(model, tokenizer, texts, stride=arguments.stride or stride, **common)
     if arguments.json:
         print(json.dumps(score.to_dict(), ensure_ascii=False))
         return
     print_metrics(score.to_dict())
-    print(f"{'tokens':<18}{int(score.tokens.sum()):,} in {len(texts):,} documents")
+    what = "targets given their sources" if of_targets else "documents"
+    print(f"{'tokens':<18}{int(score.tokens.sum()):,} in {len(score.tokens):,} {what}")
     print(f"{'signature':<18}{score.signature_string()}")
+    if of_targets:
+        print(f"{'compares':<18}{COMPARES}")

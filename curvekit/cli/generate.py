@@ -13,7 +13,7 @@ from curvekit.cli.flags import Commands, add_plugin, boolean, command, path
 from curvekit.cli.printing import say
 from curvekit.decoding import decoded, read_whole
 from curvekit.errors import CurvekitError
-from curvekit.generation.console import FLAGS, TYPES, Console, speed, truncation
+from curvekit.generation.console import FLAGS, TYPES, Console, speed
 from curvekit.generation.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         commands,
         "generate",
         run,
-        "continue prompts with a run or a base",
+        "continue prompts with a run or a base, or write a T5's targets for them",
         "  curvekit generate runs/curve 'The curve runs through'\n"
         "  curvekit generate gpt2 'A river' --recipe softemax --temperature 0.8 --top-k 50 --stop '.'\n"
         "  curvekit generate gpt2 --file prompts.txt --json > texts.jsonl\n"
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.interactive and (arguments.prompt or arguments.file):
         raise CurvekitError("--interactive asks for prompts itself; leave PROMPT and --file out")
     prompts = [] if arguments.interactive else _prompts(arguments)
-    console = Console(*open_model(arguments.model, arguments.recipe), sampling)
+    console = Console(*open_model(arguments.model, arguments.recipe, seq2seq=True), sampling)
     if arguments.interactive:
         console.converse()
     elif arguments.json:
@@ -105,7 +105,7 @@ def _print(console: Console, prompts: list[str], tell_speed: bool) -> None:
     for each in console.write(prompts) if streams and sampling.num_beams == 1 else console.print(prompts):
         done.append(each)
         if each.truncated:
-            say(f"curvekit: warning: {truncation(each)}")
+            say(f"curvekit: warning: {console.truncation(each)}")
     if tell_speed:
         say(f"curvekit: {speed(done)}")
 

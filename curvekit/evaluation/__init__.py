@@ -4,6 +4,7 @@ from curvekit.lazy import public
 
 _HOMES = {
     "score_documents": "metrics",
+    "score_targets": "targets",
     "text_metrics": "metrics",
     "LanguageModelScore": "metrics",
     "paired_bootstrap": "significance",

@@ -7,6 +7,7 @@ Five differences in the logits, each of one promise:
 - ``cached``: the text read piece by piece with a cache, against the whole;
 - ``padding``: a shorter text beside a longer one, padded on its left, against the same alone;
 - ``leak``: later words exchanged (:func:`curvekit.causality.future_leak`), which a causal model does not notice at all;
+  of a T5 they are the target's, as are the pieces of ``cached``, and what is padded is the source;
 - ``merge``: an adapter beside its base, against the two as one matrix.
 
 What training starts at zero (a curve's gate, an adapter's B) is given a value meanwhile, or nothing would be tested.
@@ -87,18 +88,19 @@ class Conformance:
 def conformance(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str = TEXT) -> Conformance:
     """Measure a model's differences on the beginning of a text; a second or two for one of 135 M parameters."""
     ids = text_ids(model, tokenizer, text, TOKENS)
+    read = _read_target(model, ids) if model.config.is_encoder_decoder else model
     with _awake(model), evaluating(model):
-        whole = model(ids, use_cache=False).logits
+        whole = read(ids, use_cache=False).logits
         with _by_formula(model):
-            formula = model(ids, use_cache=False).logits
+            formula = read(ids, use_cache=False).logits
         merged = None
         if is_adapted(model):
             with as_merged(model):
                 merged = largest_change(model(ids, use_cache=False).logits, whole)
         return Conformance(
             attention=largest_change(formula, whole),
-            cached=None if getattr(model.config, "leaks", False) else largest_change(_in_pieces(model, ids), whole),
-            padding=_padding(model, ids, tokenizer),
+            cached=None if getattr(model.config, "leaks", False) else largest_change(_in_pieces(read, ids), whole),
+            padding=(_source_padding if model.config.is_encoder_decoder else _padding)(model, ids, tokenizer),
             leak=future_leak(model, ids, probes=[0, ids.shape[1] // 2]),
             merge=merged,
             bound=ROUNDING * whole.abs().max().item(),
@@ -122,6 +124,21 @@ def divergence(logits: Tensor, others: Tensor) -> float:
     """``KL(p || q)``, nats a token: p the next word's distribution by ``logits``, q that by ``others``."""
     p, q = (each.double().log_softmax(-1) for each in (logits, others))
     return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def _read_target(model: Any, source: Tensor) -> Callable[..., Any]:
+    """A T5 that has its source and is called with the target alone."""
+    return lambda ids, **settings: model(input_ids=source, decoder_input_ids=ids, **settings)
+
+
+def _source_padding(model: Any, ids: Tensor, tokenizer: Any) -> float:
+    """What padding behind the source of a T5 changes: the second half of the text beside the whole."""
+    short, gap = ids[:, ids.shape[1] // 2 :], ids.shape[1] // 2
+    batch = torch.cat([ids, nn.functional.pad(short, (0, gap), value=int(model.config.pad_token_id or 0))])
+    mask = torch.ones_like(batch)
+    mask[1, short.shape[1] :] = 0
+    together = model(batch, attention_mask=mask, decoder_input_ids=ids.expand(2, -1), use_cache=False).logits
+    return largest_change(together[1:], model(short, decoder_input_ids=ids, use_cache=False).logits)
 
 
 def _in_pieces(model: Any, ids: Tensor) -> Tensor:
@@ -170,13 +187,21 @@ def _awake(model: nn.Module, seed: int = 0) -> Iterator[None]:
 @contextmanager
 def _by_formula(model: Any) -> Iterator[None]:
     """Inside, the model's attention is computed as its formula reads."""
+    configs = [model.config, *(stack.config for stack in _stacks(model))]
     before = model.config._attn_implementation
     member = ATTENTIONS[getattr(model.config, "attention", "softmax")]
-    model.config._attn_implementation = "eager" if member == "softmax" else f"formula-{implementation(member)}"
+    for config in configs:
+        config._attn_implementation = "eager" if member == "softmax" else f"formula-{implementation(member)}"
     try:
         yield
     finally:
-        model.config._attn_implementation = before
+        for config in configs:
+            config._attn_implementation = before
+
+
+def _stacks(model: Any) -> list[Any]:
+    """The two of a T5, each of which has a configuration of its own."""
+    return [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else []
 
 
 # Of each member, written down apart from curvekit.normalisers: the sign of its scores, a, and exp(b) of exp(log_sink).
@@ -197,10 +222,13 @@ def formula(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     member: str = "stable",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """``w_ij = exp(s x_ij) / (a sum_k exp(s x_ik) + exp(b))``, in float64 and as it reads; arguments as transformers'.
+
+    A position bias, which T5's attention hands over apart, is a part of the score.
 
     Returns:
         ``[batch, queries, heads, width]``.
@@ -209,8 +237,11 @@ def formula(
     groups = query.shape[1] // key.shape[1]
     q, k, v = query.double(), key.double().repeat_interleave(groups, 1), value.double().repeat_interleave(groups, 1)
     scores = sign * (query.shape[-1] ** -0.5 if scaling is None else scaling) * (q @ k.transpose(-1, -2))
+    if position_bias is not None:
+        scores = scores + sign * position_bias.double()
     if attention_mask is None:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(scores.shape[-1] - q.shape[2])
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        seen = seen.tril(scores.shape[-1] - q.shape[2]) if getattr(module, "is_causal", True) else seen
     else:
         seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask >= 0
     exponentials = scores.exp() * seen

@@ -255,6 +255,11 @@ def score_documents(
         Windows and denominators: EleutherAI, lm-evaluation-harness, ``loglikelihood_rolling``.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise CurvekitError(
+            f"a {type(model).__name__} writes a target for a source, and its documents have no probability by "
+            "themselves; score targets with evaluation.targets.score_targets"
+        )
     context, stride = _window_sizes(model, context, stride)
     if batch_size is not None and batch_size < 1:
         raise CurvekitError(f"batch_size {batch_size} scores nothing: choose 1 or more")

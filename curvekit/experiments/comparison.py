@@ -20,6 +20,7 @@ from curvekit.evaluation import results
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.results import CONTRAST, ROW
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
+from curvekit.evaluation.targets import COMPARES, GIVEN
 from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.ownership import json_with, require_files, text_with
 from curvekit.shapes import Maybe
@@ -134,6 +135,8 @@ class Comparison:
             notes.append("With two seeds only a difference on which they closely agree can show.")
         if self.documents < 20:
             notes.append(f"With {self.documents} documents the intervals are rough.")
+        if f"prefix:{GIVEN}" in self.signature.split("|"):
+            notes.append(f"{COMPARES[0].upper()}{COMPARES[1:]}.")
         if self.base_is_random:
             notes.append("The base has random weights: these models were trained from scratch, not fine-tuned.")
         if self.differing:

@@ -26,6 +26,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.generation import logits_process
 
+from curvekit.bases.building import is_seq2seq
 from curvekit.caches import GrowingLayer
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling
@@ -156,6 +157,8 @@ class Batcher:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, most: int = 32, waiting: int = 256
     ) -> None:
+        if is_seq2seq(model.config):
+            raise CurvekitError("a batch continues texts, and a T5 writes targets for sources; use generate for it")
         self.model, self.tokenizer, self.most, self.room = model, tokenizer, most, waiting
         self.rows: list[Row] = []
         self._waiting: deque[Row] = deque()

@@ -63,7 +63,7 @@ class Console:
     def print(self, prompts: Sequence[str]) -> Iterator[Completion]:
         """Whole texts, a batch at a time."""
         for number, each in enumerate(self.completions(prompts)):
-            _put("\n" * (number > 0) + each.prompt + each.text + "\n")
+            _put("\n" * (number > 0) + each.prompt + self.between + each.text + "\n")
             yield each
 
     def write(self, prompts: Sequence[str]) -> Iterator[Completion]:
@@ -74,7 +74,7 @@ class Console:
         for row, prompt in enumerate(prompt for prompt in prompts for _ in range(self.sampling.num_return_sequences)):
             settings["seed"] = row_seed(self.sampling.seed, row)
             with closing(stream(self.model, self.tokenizer, prompt, **settings)) as pieces:
-                _put("\n" * (row > 0) + prompt)
+                _put("\n" * (row > 0) + prompt + self.between)
                 try:
                     for piece in pieces:
                         _put(piece.text)
@@ -83,6 +83,16 @@ class Console:
                         _put("\n")
             if pieces.completion is not None:
                 yield pieces.completion
+
+    @property
+    def between(self) -> str:
+        """What stands between a prompt and its continuation: a target begins a line of its own."""
+        return "\n" if self.model.config.is_encoder_decoder else ""
+
+    def truncation(self, each: Completion) -> str:
+        """What is said of a prompt that did not fit: a source loses its end."""
+        which = "last" if self.model.config.is_encoder_decoder else "first"
+        return f"the prompt is too long, its {which} {each.truncated} tokens were left out"
 
     # The conversation
 
@@ -150,7 +160,7 @@ class Console:
             for each in ways([prompt]):
                 done.append(each)
                 if each.truncated:
-                    _say(f"  [{truncation(each)}]")
+                    _say(f"  [{self.truncation(each)}]")
         except KeyboardInterrupt:
             _say("  [stopped]")
         if done:
@@ -168,10 +178,6 @@ def _put(text: str) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def truncation(each: Completion) -> str:
-    return f"the prompt is too long, its first {each.truncated} tokens were left out"
 
 
 def speed(done: Sequence[Completion]) -> str:

@@ -5,7 +5,8 @@ around it: prompts of unequal length in one batch, prompts longer than the model
 continuation, and a stream that tells each token's probability, can be stopped and never hangs its reader.
 
 A training document follows one end-of-text token, so a prompt does too: the model is asked for what it was
-trained on, the beginning of a document.
+trained on, the beginning of a document. Of a model that writes a target for a source, such as a T5, the prompt is the
+source, which ends with that token, and what it writes is the target.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from curvekit.bases.building import is_seq2seq
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.modes import evaluating
+from curvekit.text.pairs import source_ids
 from curvekit.text.tokenization import encodable, start_token
 
 _DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -101,7 +104,7 @@ def generate(
 
     Args:
         prompts: any texts; an empty one begins a document. One that does not fit into the model's positions
-            together with the new tokens loses its beginning.
+            together with the new tokens loses its beginning; a T5's source that does not fit loses its end.
         batch_size: prompts generated together; changes no text.
         settings: fields of :class:`curvekit.generation.sampling.Sampling`, such as ``temperature``. With n
             ``num_return_sequences`` the result has ``n * len(prompts)`` texts, those of the first prompt first.
@@ -154,7 +157,7 @@ def _complete(
         inputs, truncated = _encode(model, tokenizer, batch, sampling)
         seeds = [row_seed(sampling.seed, row) for row in range(start * drawn, (start + len(batch)) * drawn)]
         ids = _run(model, tokenizer, inputs, sampling, seeds, clock)
-        for row, new in enumerate(ids[:, inputs["input_ids"].shape[1] :].tolist()):
+        for row, new in enumerate(ids[:, _start(model, inputs) :].tolist()):
             text, tokens, reason = _read(tokenizer, new, sampling, cancel.is_set())
             yield Completion(
                 batch[row // copies],
@@ -400,7 +403,9 @@ def _run(
         pad_token_id=_pad(tokenizer),
         **drawing,
     )
-    criteria = [watch, _StopStrings(tokenizer, sampling.stop, inputs["input_ids"].shape[1])]
+    if is_seq2seq(model.config):
+        config.decoder_start_token_id = model.config.decoder_start_token_id
+    criteria = [watch, _StopStrings(tokenizer, sampling.stop, _start(model, inputs))]
     with evaluating(model), _Dice(seeds, model.device):
         return model.generate(  # type: ignore[operator]
             **inputs, generation_config=config, stopping_criteria=criteria, **settings
@@ -409,18 +414,24 @@ def _run(
 
 def positions_of(model: PreTrainedModel) -> int:
     """How many tokens the model, and its encoder if it has one, can read at once."""
-    return int(getattr(model.config, "max_context", model.config.max_position_embeddings))
+    most = getattr(model.config, "max_context", None)
+    return int(model.config.max_position_embeddings if most is None else most)
 
 
 def _room(model: PreTrainedModel, sampling: Sampling) -> int:
-    """How many tokens of a prompt fit before the new ones."""
+    """How many tokens of a prompt fit before the new ones; a source fits beside them."""
     positions = positions_of(model)
     if sampling.max_new_tokens >= positions:
         raise CurvekitError(
             f"max_new_tokens is {sampling.max_new_tokens}, but the model has {positions} positions; "
             f"give at most {positions - 1}"
         )
-    return positions - sampling.max_new_tokens
+    return positions if is_seq2seq(model.config) else positions - sampling.max_new_tokens
+
+
+def _start(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
+    """Where the new tokens begin in what is generated: behind the prompt, or behind the token that begins a target."""
+    return 1 if is_seq2seq(model.config) else inputs["input_ids"].shape[1]
 
 
 def _encode(
@@ -428,6 +439,10 @@ def _encode(
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut."""
     room = _room(model, sampling)
+    if is_seq2seq(model.config):
+        sources = [source_ids(tokenizer, text, room) for text in prompts]
+        ids, mask = _padded([row for row, _ in sources], _pad(tokenizer), model.device)
+        return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in sources]
     whole = [_begun(tokenizer, text) for text in encodable(prompts)]
     ids, mask = _padded([row[-room:] for row in whole], _pad(tokenizer), model.device)
     return {"input_ids": ids, "attention_mask": mask}, [_cut(row, room) for row in whole]

@@ -5,6 +5,7 @@ from curvekit.lazy import public
 _HOMES = {
     "CORPORA": "corpora",
     "load_corpus": "corpora",
+    "load_pairs": "pairs",
     "pack": "packing",
     "PaddedExamples": "packing",
     "base_tokenizer": "tokenization",

@@ -130,8 +130,11 @@ def load_corpus(
 
 
 def corpus_revision(corpus: DatasetDict) -> dict[str, str]:
-    """``text_revision`` of each split."""
-    return {split: text_revision(dataset["text"]) for split, dataset in corpus.items()}
+    """``text_revision`` of each split; of rows with a source and a target, of both."""
+    return {
+        split: text_revision(itertools.chain.from_iterable(zip(*map(rows.__getitem__, rows.column_names), strict=True)))
+        for split, rows in corpus.items()
+    }
 
 
 def text_revision(texts: Iterable[str]) -> str:

@@ -1,11 +1,11 @@
-"""The column ``text`` of a table, row by row and as strings, whatever else JSON, CSV or Parquet holds beside it.
+"""One column of a table, ``text`` or another, row by row and as strings, whatever else JSON, CSV or Parquet holds.
 
 Every row comes out, as its text or as None where it has none, so that a caller can count what it leaves out. Only
-``text`` is looked at: no other column can make a file unreadable, and a date or a number in a CSV stays what is
+that column is looked at: no other column can make a file unreadable, and a date or a number in a CSV stays what is
 written there. Marks and line ends inside of a text are those of ``curvekit.decoding``.
 
 ==========  ==================================================================================================
-.jsonl      an object a line; a string is its own text
+.jsonl      an object a line; a string is its own ``text``
 .json       the same, or one array of objects, or objects over several lines
 .csv        a header, then rows; fields separated by commas and quoted by ``"``
 .parquet    any string type of Arrow, dictionaries of them included
@@ -40,12 +40,12 @@ class Empty(CurvekitError):
     """A file without any text."""
 
 
-def read_texts(path: Path) -> Iterator[str | None]:
-    """The text of every row, None where a row has none.
+def read_texts(path: Path, column: str = "text") -> Iterator[str | None]:
+    """The text of every row under ``column``, None where a row has none.
 
     Raises:
         Empty: the file has no row.
-        CurvekitError: it is cut off, has no column ``text`` or two, or one that holds something else than strings.
+        CurvekitError: it is cut off, has no such column or two, or one that holds something else than strings.
     """
     ending = path.suffix.lower()
     reader = {".csv": _csv, ".parquet": _parquet}.get(ending, _json)
@@ -54,7 +54,7 @@ def read_texts(path: Path) -> Iterator[str | None]:
         with open_regular(path) as file:
             if not file.read(1):
                 raise Empty(f"{path} is empty; name a file with documents")
-        for text in reader(path):
+        for text in reader(path, column):
             rows += 1
             yield text
     except OSError as error:
@@ -63,13 +63,13 @@ def read_texts(path: Path) -> Iterator[str | None]:
         raise Empty(f"{path} is empty: it has no row; name a file with documents")
 
 
-def _text(value: Any, path: Path, place: str) -> str | None:
+def _text(value: Any, path: Path, place: str, column: str) -> str | None:
     """A value of the column as a text."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise CurvekitError(
-            f"the column 'text' of {path} holds {_NAMES.get(type(value), type(value).__name__)}, expected strings: "
+            f"the column {column!r} of {path} holds {_NAMES.get(type(value), type(value).__name__)}, expected strings: "
             f"{place} has {_short(value)}; write it as a string or leave it out"
         )
     try:
@@ -87,9 +87,10 @@ def _short(value: Any) -> str:
     return said if len(said) <= 40 else f"{said[:37]}..."
 
 
-def _no_column(path: Path, names: list[str]) -> CurvekitError:
+def _no_column(path: Path, names: list[str], column: str) -> CurvekitError:
     shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
-    return CurvekitError(f"{path} has no column 'text' (columns: {shown}); rename the one with the documents")
+    advice = "rename the one with the documents" if column == "text" else "name one that is there"
+    return CurvekitError(f"{path} has no column {column!r} (columns: {shown}); {advice}")
 
 
 def _broken(path: Path, reason: str) -> CurvekitError:
@@ -101,25 +102,25 @@ def _broken(path: Path, reason: str) -> CurvekitError:
 # JSON
 
 
-def _json(path: Path) -> Iterator[str | None]:
+def _json(path: Path, column: str) -> Iterator[str | None]:
     names: dict[str, None] = {}
     found = False
     for place, row in _json_rows(path):
         if isinstance(row, dict):
-            found = found or "text" in row
+            found = found or column in row
             if not found and len(names) <= _SHOWN:
                 names |= dict.fromkeys(row)
-            yield _text(row.get("text"), path, place)
-        elif row is None or isinstance(row, str):
+            yield _text(row.get(column), path, place, column)
+        elif row is None or (isinstance(row, str) and column == "text"):
             found = found or row is not None
-            yield _text(row, path, place)
+            yield _text(row, path, place, column)
         else:
             kind = _NAMES.get(type(row), type(row).__name__)
             raise CurvekitError(
-                f"{path}, {place}, holds {kind}, expected an object with 'text'; mend it or take it out"
+                f"{path}, {place}, holds {kind}, expected an object with {column!r}; mend it or take it out"
             )
     if names and not found:
-        raise _no_column(path, list(names))
+        raise _no_column(path, list(names), column)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -191,7 +192,7 @@ _DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) i
 _END = "\0end"  # no text holds a NUL, so this is read only by us
 
 
-def _csv(path: Path) -> Iterator[str | None]:
+def _csv(path: Path, wanted: str) -> Iterator[str | None]:
     def lines() -> Iterator[str]:
         yield from (line if line.endswith("\n") else f"{line}\n" for line in read_lines(path))
         yield f"{_END}\n"
@@ -207,7 +208,7 @@ def _csv(path: Path) -> Iterator[str | None]:
             if row == [_END]:
                 break
             if row and column is None:
-                names, column = row, _column(path, row)
+                names, column = row, _column(path, row, wanted)
             elif row:
                 if any(row[len(names) :]):
                     raise CurvekitError(
@@ -215,38 +216,38 @@ def _csv(path: Path) -> Iterator[str | None]:
                         f"the header {len(names)}); quote texts with commas"
                     )
                 assert column is not None
-                yield _text(row[column] if column < len(row) else None, path, f"line {begins:,}")
+                yield _text(row[column] if column < len(row) else None, path, f"line {begins:,}", wanted)
             begins = reader.line_num + 1
     except csv.Error as error:
         raise _broken(path, f"line {reader.line_num:,}: {error}") from error
 
 
-def _column(path: Path, names: list[str]) -> int:
-    if "text" not in names:
-        raise _no_column(path, names)
-    if names.count("text") > 1:
-        raise CurvekitError(f"{path} has two columns 'text'; rename the one without the documents")
-    return names.index("text")
+def _column(path: Path, names: list[str], wanted: str) -> int:
+    if wanted not in names:
+        raise _no_column(path, names, wanted)
+    if names.count(wanted) > 1:
+        raise CurvekitError(f"{path} has two columns {wanted!r}; rename the one without the documents")
+    return names.index(wanted)
 
 
 # Parquet
 
 
-def _parquet(path: Path) -> Iterator[str | None]:
+def _parquet(path: Path, wanted: str) -> Iterator[str | None]:
     rows = 0
     with open_regular(path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)
             schema = table.schema_arrow
-            _column(path, schema.names)
-            kind = schema.field("text").type
+            _column(path, schema.names, wanted)
+            kind = schema.field(wanted).type
             if not _is_string(kind):
-                raise CurvekitError(f"the column 'text' of {path} holds {kind}, expected strings; convert it")
-            for batch in table.iter_batches(columns=["text"]):
-                column = batch.column("text")
+                raise CurvekitError(f"the column {wanted!r} of {path} holds {kind}, expected strings; convert it")
+            for batch in table.iter_batches(columns=[wanted]):
+                column = batch.column(wanted)
                 for number in range(len(column)):
                     rows += 1
-                    yield _text(column[number].as_py(), path, f"row {rows:,}")
+                    yield _text(column[number].as_py(), path, f"row {rows:,}", wanted)
         except UnicodeDecodeError as error:
             raise CurvekitError(f"{path}, row {rows:,}, is not UTF-8 ({error.reason}); write it anew") from error
         except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:

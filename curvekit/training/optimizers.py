@@ -21,6 +21,8 @@ from torch.optim import AdamW, Muon, Optimizer
 from curvekit.bases.adapters import is_added
 from curvekit.errors import CurvekitError
 
+_BIAS = ".relative_attention_bias.weight"  # of T5: a table that is looked up, and no matrix that multiplies
+
 
 class MuonAndAdamW(Optimizer):
     """Muon for one list of parameter groups and AdamW for another, as one optimiser with one list of groups.
@@ -84,8 +86,8 @@ def muon(model: Any, learning_rate: float, weight_decay: float, added_rate: floa
 def _parts(model: Any) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The trained parameters by name: the matrices of the blocks, and the rest."""
     trained = _trained(model)
-    within = f"{model.base_model_prefix}.{model.base_model.blocks}."
-    blocks = {name: p for name, p in trained.items() if name.startswith(within) and p.ndim == 2}
+    inside = {name: p for name, p in trained.items() if name.startswith(model.block_names) and p.ndim == 2}
+    blocks = {name: p for name, p in inside.items() if not name.endswith(_BIAS)}
     if not blocks:
         raise CurvekitError("muon steps the matrices of the blocks, and all of them are frozen; use optimizer 'adamw'")
     return blocks, {name: p for name, p in trained.items() if name not in blocks}

@@ -17,6 +17,7 @@ from curvekit.bases.weights import check_files
 from curvekit.errors import CurvekitError, first_line
 from curvekit.recipes import recipe_settings
 from curvekit.text.packing import too_short
+from curvekit.training.seq2seq import check_base, writes_targets
 from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
@@ -33,6 +34,9 @@ def check_run(config: RunConfig) -> None:
     precision(config)
     check_tracker(config)
     hub.require_model(hub.located(config.base), "the base", "base='mini'", "config.json")
+    if not config.scratch:
+        hub.require_weights(config.base)
+    check_base(config)
     positions = [_positions(hub.located(config.base), f"the base {config.base!r}", not config.scratch)]
     if config.scratch:
         chosen = (config.model.get(name) for name in ("n_positions", "max_position_embeddings"))
@@ -53,8 +57,10 @@ def check_texts(config: RunConfig, corpus: DatasetDict) -> None:
     Raises:
         CurvekitError: they do not.
     """
+    if "target" in corpus["train"].column_names:  # rows are no text, and each is an example
+        return
     tokenizer = base_tokenizer(config.base) if config.tokenizer == "base" else None
-    least = config.block_size if config.examples == "packed" else 2
+    least = config.block_size if config.examples == "packed" and not writes_targets(config) else 2
     for split in ("train", "validation"):
         if (tokens := _tokens(corpus[split]["text"], tokenizer, least)) < least:
             raise too_short(tokens, config.block_size, f"the {split} split")
@@ -97,6 +103,8 @@ def _positions(where: str, what: str, weights: bool) -> Any:
         check_files(where)
         if Path(where).is_dir() and not any(Path(where).glob("model*.safetensors*")):
             raise CurvekitError(f"{what} has no weights in safetensors; convert it, or name another")
+    if found.is_encoder_decoder:  # as CurveT5Config.max_context
+        return getattr(found, "n_positions", 512)
     return getattr(found, "max_position_embeddings", None)
 
 

@@ -57,12 +57,13 @@ def main_recipes(base: str) -> tuple[str, ...]:
     which has read two trillion tokens with softmax, SoftEMax comes with learned sinks that begin low: its constant
     would cost 0.4 nats before the first step.
     """
-    from curvekit.bases.hub import BASES
+    from curvekit.bases.hub import GPT2S
 
     if base == "smollm2":
         return "plain", "curve", "sink", "curve+sink"
+    known = {"mini", "mini-curve", *GPT2S}
     shape = Path(base) / "config.json"
-    is_gpt2 = base in BASES or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
+    is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
     return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
 
 
@@ -97,6 +98,10 @@ class RunConfig:
     recipe: str = _setting("curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ...")
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
+    source_key: str | None = _setting(
+        None, "of rows: what a T5 reads (default: text, of which it reads the first half of a passage)"
+    )
+    target_key: str | None = _setting(None, "of rows: what a T5 writes for it (default: the rest of the passage)")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
     tokenizer: str = _setting(
         "base",
@@ -140,7 +145,11 @@ class RunConfig:
     )
     adapter_dropout: float = _setting(0.0, "of what an adapter reads", least=0, most=0.9)
 
-    block_size: int = _setting(None, "tokens in a training block (default: 256, full size 1024)", least=2)
+    block_size: int = _setting(
+        None,
+        "tokens in a training block; of a T5 in a source, and in a target (default: 256, full size 1024, of a T5 512)",
+        least=2,
+    )
     examples: str = _setting(
         "packed",
         "packed: blocks cut from all documents joined; padded: a document an example, cut and padded to block_size",
@@ -238,7 +247,7 @@ class RunConfig:
 
     def _left_open(self) -> dict[str, Any]:
         """What is chosen for the base, where nothing is given."""
-        from curvekit.bases.hub import SHIPPED
+        from curvekit.bases.hub import SHIPPED, T5S
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
         whole = {"adapter": "none", "batch_size": 8}
@@ -247,7 +256,7 @@ class RunConfig:
             return whole | SMOLLM2 | ({} if adapted else {"adapter": "none"})
         if self.base in SHIPPED or local:
             return whole | {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
-        return whole | {"block_size": 1024, "accumulate": 4, "steps": 3600}
+        return whole | {"block_size": 512 if self.base in T5S else 1024, "accumulate": 4, "steps": 3600}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -296,6 +305,10 @@ class RunConfig:
             except CurvekitError as error:
                 raise CurvekitError(f"{error}; one of your own is known after --plugin FILE") from None
         pick_base(self.base)
+        if (self.source_key is None) != (self.target_key is None):
+            raise CurvekitError(
+                f"source_key is {self.source_key!r} and target_key is {self.target_key!r}; give both, or none for text"
+            )
         if self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)
         check_freeze(self.freeze)

@@ -9,6 +9,7 @@ run that nobody disturbed (bit for bit on a CPU; on a GPU as far as its kernels 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import sys
@@ -32,7 +33,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
-from curvekit.bases.building import architecture_of, base_config, build_model
+from curvekit.bases.building import architecture_of, base_config, build_model, is_seq2seq
 from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
 from curvekit.conversion import calibrate
@@ -43,9 +44,11 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.corpora import corpus_revision, load_corpus
+from curvekit.text.corpora import corpus_revision
 from curvekit.text.packing import PaddedExamples, pack, pad
+from curvekit.text.pairs import PairExamples
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
+from curvekit.training import seq2seq
 from curvekit.training.checkpoints import (
     WEIGHTS,
     SafeTrainer,
@@ -105,7 +108,7 @@ def train(
         if not run.trained:
             check_run(config)
         told: list[str] = []  # while nobody watches yet
-        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        corpus = seq2seq.corpus_of(config, told.append)
         if not run.trained:
             check_texts(config, corpus)
         revision = _same_corpus(folder, corpus)
@@ -138,7 +141,9 @@ def fit(
 
     With patience the weights kept are those of the lowest validation loss, else the last ones.
     """
-    tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
+    of_targets = seq2seq.writes_targets(config)
+    learned_from = seq2seq.texts_of(corpus["train"]) if of_targets else corpus["train"]["text"]
+    tokenizer = run_tokenizer(config.tokenizer, config.base, learned_from, config.vocabulary)
     model = build_model(
         config.recipe,
         config.base,
@@ -155,11 +160,52 @@ def fit(
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
     _conform(run.folder, model, tokenizer, progress)
+    _scaffold(run.folder, "checkpoints")
+    if of_targets:
+        blocks, validation = seq2seq.examples(config, corpus, tokenizer)
+    else:
+        blocks, validation = _blocks(config, run, corpus, tokenizer, progress)
+    if isinstance(blocks, PaddedExamples | PairExamples):
+        _tell(watchers, f"{blocks}", lasting=True)
+    if checkpoint is None and not of_targets:
+        _convert(config, model, blocks)
+    callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
+    if config.patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    arguments = _arguments(config, run.folder, model.config.base_is_random, checkpoint is None, of_targets)
+    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
+    own: Any = None  # the Trainer's AdamW
+    if config.optimizer == "muon" or config.added_rate != 1:
+        make = muon if config.optimizer == "muon" else adamw
+        own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
+    trainer = _Trainer(
+        model,
+        arguments,
+        optimizers=(own, None),  # None: the Trainer's schedule
+        train_dataset=blocks,
+        eval_dataset=validation,
+        callbacks=callbacks,
+        compute_metrics=functools.partial(_over_tokens, ahead=not of_targets),
+        preprocess_logits_for_metrics=functools.partial(_hits, ahead=not of_targets),
+        data_collator=seq2seq.collator(model) if of_targets else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is None or not is_last(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model.config.use_cache = cached
+    kept = _of_training(config, run.history)["kept_step"]
+    load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
+    _save_model(model, tokenizer, run.folder / "model")
+
+
+def _blocks(
+    config: RunConfig, run: Run, corpus: DatasetDict, tokenizer: Any, progress: bool
+) -> tuple[torch.utils.data.Dataset, torch.utils.data.Dataset]:
+    """The examples of text that train, and those that validate."""
     held_out = _held_out(config, corpus, "validation", tokenizer)
     tokens = _scaffold(run.folder, "tokens")
-    _scaffold(run.folder, "checkpoints")
     laid_out = pad if config.examples == "padded" else pack
-    blocks, validation = (
+    train, validation = (
         laid_out(
             texts,
             cutter,
@@ -173,36 +219,7 @@ def fit(
             ("validation", held_out, tokenizer),
         )
     )
-    if isinstance(blocks, PaddedExamples):
-        _tell(watchers, f"{blocks}", lasting=True)
-    if checkpoint is None:
-        _convert(config, model, blocks)
-    callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
-    if config.patience:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    arguments = _arguments(config, run.folder, model.config.base_is_random, fresh=checkpoint is None)
-    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
-    own: Any = None  # the Trainer's AdamW
-    if config.optimizer == "muon" or config.added_rate != 1:
-        make = muon if config.optimizer == "muon" else adamw
-        own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
-    trainer = _Trainer(
-        model,
-        arguments,
-        optimizers=(own, None),  # None: the Trainer's schedule
-        train_dataset=blocks,
-        eval_dataset=validation,
-        callbacks=callbacks,
-        compute_metrics=_over_tokens,
-        preprocess_logits_for_metrics=_hits,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if checkpoint is None or not is_last(checkpoint):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model.config.use_cache = cached
-    kept = _of_training(config, run.history)["kept_step"]
-    load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
-    _save_model(model, tokenizer, run.folder / "model")
+    return train, validation
 
 
 def _convert(config: RunConfig, model: Any, blocks: Any) -> None:
@@ -233,30 +250,40 @@ def evaluate(
     model: Any = run.model()
     model.to(device)
     tokenizer: Any = run.tokenizer()
+    of_targets = is_seq2seq(model.config)
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         _require_there(run.folder)
-        _tell(watchers, f"scoring the {split} documents")
-        score = score_documents(
-            model,
-            tokenizer,
-            _held_out(config, corpus, split, tokenizer),
-            context=config.window,
-            stride=config.stride,
-            keep_tokens=config.keep_tokens,
-            progress=progress,
-            signature={
-                "model": Path(config.base).name,
-                "corpus": Path(config.corpus).name,
-                "revision": revision[split],
-                "split": split,
-            },
-        ).to_dict()
+        _tell(watchers, f"scoring the {split} {'targets' if of_targets else 'documents'}")
+        signature = {
+            "model": Path(config.base).name,
+            "corpus": Path(config.corpus).name,
+            "revision": revision[split],
+            "split": split,
+        }
+        if of_targets:
+            pairs = seq2seq.held_out(config, corpus, split, tokenizer)
+            found = seq2seq.score(config, model, tokenizer, pairs, signature, progress)
+        else:
+            found = score_documents(
+                model,
+                tokenizer,
+                _held_out(config, corpus, split, tokenizer),
+                context=config.window,
+                stride=config.stride,
+                keep_tokens=config.keep_tokens,
+                progress=progress,
+                signature=signature,
+            )
+        score = found.to_dict()
         write_json(run.folder / f"scores-{split}.json", score)
         figures[split] = {name: score[name] for name in (*LANGUAGE_METRICS, "leaks", "signature")}
 
     _tell(watchers, "writing samples")
-    samples = _samples(config, model, tokenizer, corpus["test"]["text"])
+    if of_targets:
+        samples = seq2seq.samples(config, model, tokenizer, corpus)
+    else:
+        samples = _samples(config, model, tokenizer, corpus["test"]["text"])
     write_jsonl(run.folder / "samples.jsonl", samples)
     texts: dict[str, Any] = dict.fromkeys(TEXT_METRICS)
     if samples:
@@ -401,7 +428,9 @@ class _History(TrainerCallback):
             watcher.row(row)
 
 
-def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: bool) -> TrainingArguments:
+def _arguments(
+    config: RunConfig, folder: Path, base_is_random: bool, fresh: bool, of_targets: bool
+) -> TrainingArguments:
     cuda = torch.cuda.is_available()
     numbers = precision(config)
     rate = config.learning_rate
@@ -423,7 +452,7 @@ def _arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: boo
         torch_compile=config.compile,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would put another number in the place of a NaN
-        include_num_input_tokens_seen="all" if config.examples == "packed" else "non_padding",
+        include_num_input_tokens_seen="non_padding" if config.examples == "padded" or of_targets else "all",
         include_for_metrics=["loss"],
         eval_on_start=fresh and not base_is_random,  # what fine-tuning gains is seen from here
         eval_strategy="steps",
@@ -451,30 +480,30 @@ def _default_rate(config: RunConfig, base_is_random: bool) -> float:
     return 1e-3 if base_is_random or config.base in SHIPPED else 1e-4
 
 
-def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
-    """Loss and accuracy a scored token.
+def _over_tokens(predicted: EvalPrediction, ahead: bool = True) -> dict[str, float]:
+    """Loss and accuracy a scored token; a label is ``ahead`` of its logits by one, but in a T5's target beside them.
 
     ``losses`` has each batch's mean over its tokens once for every example. Averaged as they are, which is what the
     Trainer does by itself, a batch of short documents would weigh as much as one of long ones.
     """
-    scored = np.asarray(predicted.label_ids)[:, 1:] != -100  # [examples, block - 1]
+    scored = np.asarray(predicted.label_ids)[:, int(ahead) :] != -100  # [examples, block - 1]
     losses = np.asarray(predicted.losses, np.float64)[: len(scored)]
     hits = np.asarray(predicted.predictions)[scored]
     return {"loss": float((losses * scored.sum(1)).sum() / scored.sum()), "accuracy": float(hits.mean())}
 
 
-def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Whether each next token was ranked first: booleans [batch, block - 1]."""
+def _hits(logits: Any, labels: torch.Tensor, ahead: bool = True) -> torch.Tensor:
+    """Whether each token was ranked first: booleans [batch, block - 1], of a target [batch, time]."""
     logits = logits[0] if isinstance(logits, tuple) else logits
-    return logits[:, :-1].argmax(-1) == labels[:, 1:]
+    return logits[:, :-1].argmax(-1) == labels[:, 1:] if ahead else logits.argmax(-1) == labels
 
 
 def _dropout(config: RunConfig) -> dict[str, float]:
-    """The base's own settings of dropout: of embeddings and residuals, none of attention."""
+    """The base's own settings of dropout: of embeddings and residuals, none of attention; a T5 has one for all."""
     architecture = architecture_of(base_config(config.base))
     if config.dropout and not architecture.dropouts:
         raise CurvekitError(f"dropout is {config.dropout}, and a {architecture.title} has none; leave it at 0")
-    return dict.fromkeys(architecture.dropouts, config.dropout) | {architecture.attention_dropout: 0.0}
+    return {architecture.attention_dropout: 0.0} | dict.fromkeys(architecture.dropouts, config.dropout)
 
 
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
