@@ -17,13 +17,16 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from curvekit.errors import CurvekitError
 from curvekit.figures.shading import token_probabilities_html
 from curvekit.generation.batching import Reader, Row
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import Piece
+from curvekit.serving.door import Names
 from curvekit.serving.orders import Limits, Refused
+from curvekit.serving.running import listening, names_of
 from curvekit.serving.voices import Choir
 
 USERS = 8  # whose texts are written at the same time; more wait in Gradio's queue
@@ -186,10 +189,20 @@ def _box(name: str, inside: str) -> str:
     return f'<div class="curvekit-text"><h3>{html.escape(name)}</h3>{inside}</div>'
 
 
-def launch(blocks: gr.Blocks, **settings: Any) -> Any:
-    """Start a demo with its looks and bounds: no share, no server-side rendering, no files served."""
+def launch(blocks: gr.Blocks, *, server_name: str = "127.0.0.1", server_port: int = 0, **settings: Any) -> Any:
+    """Start a demo with its looks and bounds: no share, no server-side rendering, no files served.
+
+    Args:
+        server_port: 0 takes a free one.
+        settings: more of Gradio's own.
+    """
     own = blocks.curvekit  # type: ignore[attr-defined]
+    if not server_port:
+        with listening(server_name, 0) as free:
+            server_port = free.getsockname()[1]
+    names = Middleware(Names, hosts=names_of(server_name))
     return blocks.launch(
+        server_name=server_name, server_port=server_port, app_kwargs={"middleware": [names]},
         **{"share": False, "quiet": True, "ssr_mode": False, "pwa": False, "mcp_server": False, "show_error": False,
            "theme": own["theme"], "css": own["css"], "footer_links": [], "enable_monitoring": False} | settings
     )  # fmt: skip
