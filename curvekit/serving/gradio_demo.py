@@ -7,6 +7,7 @@ loads nothing from outside: Gradio's fonts are replaced by the system's, and its
 from __future__ import annotations
 
 import html
+import math
 import os
 import secrets
 import time
@@ -24,7 +25,7 @@ from curvekit.figures.shading import token_probabilities_html
 from curvekit.generation.batching import Reader, Row
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import Piece
-from curvekit.serving.door import Names
+from curvekit.serving.door import LOG, Names
 from curvekit.serving.orders import Limits, Refused
 from curvekit.serving.running import listening, names_of
 from curvekit.serving.voices import Choir
@@ -69,8 +70,12 @@ def demo(
         try:
             for drawn in _drawn(choir, prompt, list(chosen) or names[:1], length, temperature, top_p, seed, stop):
                 yield gr.skip(), gr.skip(), drawn
-        except CurvekitError as error:
-            yield gr.skip(), gr.skip(), _box("", f"<p>{html.escape(str(error))}</p>")
+        except Exception as error:
+            known = isinstance(error, CurvekitError)
+            if not known:
+                LOG.error("the demo failed: %s: %s", type(error).__name__, error, exc_info=error)
+            told = str(error) if known else "the model failed at this; the log says why"
+            yield gr.skip(), gr.skip(), _box("", f"<p>{html.escape(told)}</p>")
         finally:
             if stops.get(session) is stop:
                 del stops[session]
@@ -102,7 +107,7 @@ def demo(
         # Not queued: it must reach a text that is being written, whoever else waits.
         end.click(halt, [session], None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.queue(max_size=QUEUE, default_concurrency_limit=USERS)
-    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close}
+    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close, "voices": list(choir.values())}
     return blocks
 
 
@@ -119,6 +124,10 @@ def _drawn(
     """Pictures of the growing texts of several models, the last one with how each came about."""
     woken = Event()
     rows: dict[str, Row] = {}
+    given = {"length": length, "temperature": temperature, "top-p": top_p, "seed": seed}
+    for field, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CurvekitError(f"{field} is {value!r}; give a number")
     try:
         for name in names:
             voice = choir.named(name)

@@ -183,8 +183,8 @@ def test_a_connection_too_many_is_refused_in_a_sentence(talker, raw, monkeypatch
 
 @pytest.mark.parametrize("path", PATHS)
 def test_however_deep_json_is_nested_it_is_no_failure_of_ours(client, path):
-    for depth in (*range(50, 1200, 50), 5000, 40_000):
-        for field in ("prompt", "messages", "stop", "seed", "temperature", "stream_options", "unknown", "tools"):
+    for depth in (50, 400, *range(800, 1000, 25), 5000, 40_000):  # where it is too much depends on who calls
+        for field in ("prompt", "messages", "stop", "tools"):
             nested = "[" * depth + "]" * depth
             body = json.dumps(GOOD[path]).removesuffix("}") + f', "{field}": {nested}}}'
             refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), (field, depth))
