@@ -14,7 +14,7 @@ from curvekit.errors import CurvekitError
 from curvekit.generation.streams import generate
 from curvekit.serving import serve
 
-SETTINGS = {"max_new_tokens": 12, "temperature": 0.9, "top_p": 1.0, "seed": 3}
+SETTINGS = {"max_new_tokens": 30, "temperature": 0.9, "top_p": 1.0, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folders(tiny_bases, tiny_encoder, tiny_tokenizer, tmp_path_factory):
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter += 3.0 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     save_adapter(adapted, folder / "adapter")
     tiny_tokenizer.save_pretrained(folder / "adapter")
     return {
