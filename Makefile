@@ -17,7 +17,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check bench lab gallery clean
+.PHONY: help setup report test check bench soak lab gallery clean
 
 help:
 	@echo "curvekit: GPT-2 with curve embeddings and SoftEMax attention"
@@ -26,6 +26,7 @@ help:
 	@echo "  make test     set up, run the tests"
 	@echo "  make check    lint, format, types, notebooks without outputs"
 	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (15 minutes)"
+	@echo "  make soak     ten minutes of 16 clients at the service: its memory and its errors"
 	@echo "  make lab      JupyterLab on the notebooks"
 	@echo "  make gallery  pictures of the widgets of notebook 06, in reports/gallery (needs Chromium)"
 	@echo "  make setup    only the virtual environment in .venv (the others do it when needed)"
@@ -69,6 +70,9 @@ check: setup
 
 bench: setup
 	$(BIN)/curvekit bench $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

@@ -15,7 +15,7 @@ import math
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -75,6 +75,8 @@ class Case:
         seconds: time budget of the pairs.
         memory: (ours, peer) in bytes, where one call in this process does not tell it.
         facts: further figures from the row, such as {"flops": floating-point operations of a call}.
+        at_most: further goals, bounds of such figures by their names.
+        least_pairs: however long they take.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Case:
     seconds: float = 10.0
     memory: Callable[[], tuple[int | None, int | None]] | None = None
     facts: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {}
+    at_most: Mapping[str, float] = field(default_factory=dict)
+    least_pairs: int = LEAST_PAIRS
 
 
 class Different(CurvekitError):
@@ -107,7 +111,11 @@ def same(ours: torch.Tensor, peer: torch.Tensor, tolerance: float, what: str) ->
 
 
 def alternate(
-    ours: Callable[[], Any], peer: Callable[[], Any], seconds: float, clock: Callable[[], float] = time.perf_counter
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    least_pairs: int = LEAST_PAIRS,
 ) -> tuple[list[float], list[float]]:
     """Seconds a call of both sides in interleaved pairs, after one call of each to warm up."""
     sides = (ours, peer)
@@ -117,7 +125,7 @@ def alternate(
         repeats = [max(1, math.ceil(LEAST_SECONDS / max(_seconds(side, 1, clock), 1e-9))) for side in sides]
     taken: tuple[list[float], list[float]] = ([], [])
     began = clock()
-    while len(taken[0]) < MOST_PAIRS and (len(taken[0]) < LEAST_PAIRS or clock() - began < seconds):
+    while len(taken[0]) < MOST_PAIRS and (len(taken[0]) < least_pairs or clock() - began < seconds):
         for side in (0, 1) if len(taken[0]) % 2 == 0 else (1, 0):
             taken[side].append(_seconds(sides[side], repeats[side], clock))
     return taken
@@ -203,7 +211,7 @@ def measure(case: Case, group: str, settings: Settings) -> dict[str, Any]:
         ours_memory, peer_memory = (peak_memory(side, settings.device) for side in (case.ours, case.peer))
     else:
         ours_memory, peer_memory = case.memory()
-    ours, peer = alternate(case.ours, case.peer, 1.0 if settings.quick else case.seconds)
+    ours, peer = alternate(case.ours, case.peer, 1.0 if settings.quick else case.seconds, least_pairs=case.least_pairs)
     peer_work = case.work if case.peer_work is None else case.peer_work
     value, low, high = ratio(ours, peer, case.work / peer_work)
     middle = {"ours_seconds": float(np.median(ours)), "peer_seconds": float(np.median(peer))}
@@ -226,7 +234,7 @@ def measure(case: Case, group: str, settings: Settings) -> dict[str, Any]:
             "ratio": row["ratio"] >= case.goal.value,
             "extra": row["ours_seconds"] - row["peer_seconds"] <= case.goal.value,
             "seconds": row["ours_seconds"] <= case.goal.value,
-        }[case.goal.kind]
+        }[case.goal.kind] and all(row[name] <= bound for name, bound in case.at_most.items())
     return row
 
 

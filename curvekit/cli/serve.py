@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import sys
-from dataclasses import fields
+from collections.abc import Iterable
+from typing import Any
 
-from curvekit.cli.flags import Commands, add_plugin, command, path, positive
-from curvekit.cli.printing import say
+from curvekit.cli.addresses import add_address
+from curvekit.cli.flags import Commands, add_plugin, command, positive
 from curvekit.errors import CurvekitError
 
 BOUNDS = {  # flag -> (field of Limits, help)
@@ -19,6 +20,7 @@ BOUNDS = {  # flag -> (field of Limits, help)
     "waiting": ("waiting", "continuations that may wait; more are told to come back"),
     "seconds": ("seconds", "after which a continuation ends as it is"),
     "body": ("body", "bytes of a request at most"),
+    "most-characters": ("prompt", "characters of a request's prompts at most"),
 }
 
 
@@ -33,14 +35,7 @@ def add(commands: Commands) -> None:
         "  curvekit serve mini --host 0.0.0.0 --key-file key.txt\n"
         "  curvekit serve mini --ray --replicas 2       on a Ray cluster, or a local one",
     )
-    each.add_argument("models", nargs="+", metavar="MODEL", help="a base, a run's folder or a saved model's folder")
-    each.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s: this machine)"
-    )
-    each.add_argument("--port", type=int, default=8000, metavar="N", help="0: a free one (default: %(default)s)")
-    each.add_argument(
-        "--key-file", type=path, metavar="FILE", help="holds the key that clients must give; or CURVEKIT_API_KEY"
-    )
+    add_address(each, 8000, "the key that clients must give")
     each.add_argument(
         "--log-requests",
         action="store_true",
@@ -50,7 +45,7 @@ def add(commands: Commands) -> None:
         each.add_argument(f"--{flag}", type=positive, metavar="N", help=help)
     each.add_argument("--ray", action="store_true", help="deploy with Ray Serve (extra ray)")
     each.add_argument(
-        "--replicas", type=positive, default=1, metavar="N", help="with --ray: copies of the service, at least"
+        "--replicas", type=positive, metavar="N", help="with --ray: copies of the service, at least (default: 1)"
     )
     each.add_argument(
         "--most-replicas", type=positive, metavar="N", help="with --ray: copies at most, as the load asks"
@@ -58,36 +53,48 @@ def add(commands: Commands) -> None:
     add_plugin(each)
 
 
+def _scale(arguments: argparse.Namespace) -> None:
+    least, most = arguments.replicas, arguments.most_replicas
+    if (least or most) and not arguments.ray:
+        raise CurvekitError("--replicas and --most-replicas are copies on a Ray cluster; add --ray, or leave them out")
+    if arguments.ray and arguments.log_requests:
+        raise CurvekitError("--log-requests is for one machine; Ray keeps logs of its own, so leave it out")
+    if most and most < (least or 1):
+        raise CurvekitError(f"--most-replicas is {most}, fewer than --replicas {least}; give as many or more")
+
+
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.serving import running
 
+    _scale(arguments)
     key = running.key_of(arguments.host, arguments.key_file, os.environ)
-    try:
+    with running.extra():
         from curvekit.serving.orders import Limits
         from curvekit.serving.service import application
-    except ImportError as error:
-        raise running.needs_extra() from error
     bounds = {
         name: value for flag, (name, _) in BOUNDS.items() if (value := getattr(arguments, flag.replace("-", "_")))
     }
-    limits = Limits(**{each.name: bounds[each.name] for each in fields(Limits) if each.name in bounds})
+    limits = Limits(**bounds)
     if arguments.ray and arguments.plugin:
         raise CurvekitError("--plugin is run in this process, and --ray serves from others; leave one of them out")
-    if arguments.ray:
-        from curvekit.serving.clusters import deploy
-
-        deploy(arguments, key, limits, say)
-        return
-    bound = running.listening(arguments.host, arguments.port)
-    voices = running.gathered(arguments.models)
-    app = application(voices, limits=limits, key=key, hosts=running.names_of(arguments.host))
-    url = running.address(bound)
     logging.basicConfig(stream=sys.stderr, format="curvekit: %(message)s", level=logging.WARNING)
+    if arguments.log_requests:
+        logging.getLogger("curvekit.requests").setLevel(logging.INFO)
 
-    def announce() -> None:
+    def announce(url: str, names: Iterable[str]) -> None:
         header = " -H 'Authorization: Bearer '\"$CURVEKIT_API_KEY\"" if key else ""
-        print(f"{url} serves {', '.join(voices)}; Ctrl-C ends it", flush=True)
+        print(f"{url} serves {', '.join(names)}; Ctrl-C ends it", flush=True)
         body = json.dumps({"prompt": "The river", "max_new_tokens": 20, "seed": 0})
         print(f"curl {url}/generate{header} -H 'Content-Type: application/json' -d '{body}'", flush=True)
 
-    running.run(app, bound, limits.seconds, announce, access_log=arguments.log_requests)
+    own: dict[str, Any] = {"limits": limits, "key": key}
+    if arguments.ray:
+        from curvekit.serving.clusters import deploy
+
+        scale = {"replicas": arguments.replicas or 1, "most_replicas": arguments.most_replicas}
+        deploy(arguments.models, arguments.host, arguments.port, announce, **scale, **own)
+        return
+    bound = running.listening(arguments.host, arguments.port)
+    voices = running.gathered(arguments.models)
+    app = application(voices, hosts=running.names_of(arguments.host), log=arguments.log_requests, **own)
+    running.run(app, bound, lambda: announce(running.address(bound), voices))

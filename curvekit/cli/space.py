@@ -20,12 +20,10 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from curvekit.serving.running import needs_extra
+    from curvekit.serving.running import extra
 
-    try:
+    with extra():
         import curvekit.serving.gradio_demo  # noqa: F401  the Space is made of it
-    except ImportError as error:
-        raise needs_extra() from error
     from curvekit.serving.spaces import space
 
     print(space(arguments.model, arguments.folder))

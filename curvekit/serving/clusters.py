@@ -7,23 +7,25 @@ begun anew: it ends with an error that says so.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
+import logging
+import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from curvekit.errors import CurvekitError, first_line
 from curvekit.serving.answers import error_body, event
 from curvekit.serving.orders import Limits, Refused, parse
-from curvekit.serving.running import needs_extra
+from curvekit.serving.running import address, extra, gathered, listening, names_of
 
-try:
+with extra("ray"):
     import ray
     from ray import serve
     from ray.exceptions import RayError
-except ImportError as error:
-    raise needs_extra("ray") from error
 
 ATTEMPTS = 5
 KEPT = (b"content-type", b"authorization", b"host", b"content-length")
@@ -32,11 +34,10 @@ KEPT = (b"content-type", b"authorization", b"host", b"content-length")
 class Writer:
     """A replica: the models, and the whole application over them, called without a network."""
 
-    def __init__(self, models: Sequence[str], limits: Limits, key: str | None) -> None:
-        from curvekit.serving.running import gathered
+    def __init__(self, models: Sequence[str], limits: Limits, key: str | None, hosts: Sequence[str]) -> None:
         from curvekit.serving.service import application
 
-        self.app = application(gathered(models), limits=limits, key=key)
+        self.app = application(gathered(models), limits=limits, key=key, hosts=hosts)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[tuple[int, list, bytes]]:
         """The status and headers of the answer, then its body as it comes."""
@@ -175,6 +176,7 @@ def deployed(
     replicas: int = 1,
     most_replicas: int | None = None,
     options: Mapping[str, Any] | None = None,
+    hosts: Sequence[str] = (),
 ) -> Any:
     """The service as a Ray Serve application, for ``serve.run`` or ``serve deploy``.
 
@@ -182,6 +184,7 @@ def deployed(
         models: names or folders, which every machine of the cluster must know.
         replicas, most_replicas: copies of the models at least and at most; between them the load decides.
         options: Ray's for a replica, such as ``{"num_gpus": 1}``.
+        hosts: see :class:`curvekit.serving.door.Names`.
     """
     limits = limits or Limits()
     rows = limits.batch
@@ -199,19 +202,47 @@ def deployed(
     front = serve.deployment(
         name="front", num_replicas=1, max_ongoing_requests=4 * rows + limits.waiting, ray_actor_options={"num_cpus": 0}
     )(serve.ingress()(Gate))
-    return front.bind(writer.bind(list(models), limits, key), limits)
+    return front.bind(writer.bind(list(models), limits, key, hosts), limits)
 
 
-def deploy(arguments: argparse.Namespace, key: str | None, limits: Limits, announce: Callable[[str], object]) -> None:
-    """``curvekit serve --ray``: deploy on the cluster of ``RAY_ADDRESS``, or on one of this machine, until Ctrl-C."""
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
-    serve.start(http_options={"host": arguments.host, "port": arguments.port})
-    app = deployed(arguments.models, limits, key, replicas=arguments.replicas, most_replicas=arguments.most_replicas)
-    serve.run(app, name="curvekit", blocking=False)
-    announce(f"http://{arguments.host}:{arguments.port} serves {', '.join(arguments.models)} with Ray; Ctrl-C ends it")
+def deploy(
+    models: Sequence[str],
+    host: str,
+    port: int,
+    announce: Callable[[str, Iterable[str]], object],
+    *,
+    limits: Limits,
+    key: str | None = None,
+    replicas: int = 1,
+    most_replicas: int | None = None,
+) -> None:
+    """Deploy on the cluster that ``RAY_ADDRESS`` names, or on a Ray of this machine, until SIGTERM or Ctrl-C.
+
+    Raises:
+        CurvekitError: a model cannot be had, the port is taken, or Ray does not start.
+    """
+    names = list(gathered(models))  # here and at once, rather than again and again in replicas that cannot start
+    bound = listening(host, port)
+    url, port = address(bound), bound.getsockname()[1]
+    bound.close()  # Ray's proxies bind by number
+    cluster = os.environ.get("RAY_ADDRESS")
+    cpus = max(os.cpu_count() or 1, most_replicas or replicas)
+    own: dict[str, Any] = {} if cluster else {"num_cpus": cpus, "include_dashboard": False}
     try:
+        ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        app = deployed(models, limits, key, replicas=replicas, most_replicas=most_replicas, hosts=names_of(host))
+        serve.run(app, name="curvekit", blocking=False)
+    except (RayError, ConnectionError, RuntimeError) as error:
+        ray.shutdown()
+        raise CurvekitError(f"Ray does not serve this ({first_line(error)}); look at `ray status`") from error
+    announce(url, names)
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         while True:
-            asyncio.run(asyncio.sleep(3600))
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        pass
     finally:
-        serve.shutdown()
+        serve.shutdown()  # what was begun is written to its end
+        ray.shutdown()

@@ -6,7 +6,8 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,6 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from curvekit.serving.answers import error_body
 
 LOG = logging.getLogger("curvekit.serving")
+REQUESTS = logging.getLogger("curvekit.requests")
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+HEAD = 16_384  # bytes of a request's path and headers
 OPEN = ("/", "/health", "/static/", "/docs", "/openapi.json")  # no secret is in them: the page asks for the key itself
 SECURE = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -22,6 +26,29 @@ SECURE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+
+
+def called(headers: Mapping[bytes, bytes]) -> str:
+    """The host by whose name a request calls."""
+    host, colon, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
+    return (host if colon and port.isdigit() else f"{host}{colon}{port}").strip("[]").lower()
+
+
+class Names:
+    """Lets through what calls by one of these names; no names: everything.
+
+    A web page of another name, which its owner points at this machine, is kept out (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, tuple(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.hosts and (name := called(dict(scope["headers"]))) not in self.hosts:
+            told = f"this service answers as {' or '.join(self.hosts)} and not as {name[:100]!r}"
+            await _answer(send, 421, told, "host_error")
+            return
+        await self.app(scope, receive, send)
 
 
 class Counts:
@@ -41,19 +68,16 @@ class Counts:
 
 
 class Door:
-    """Asks for the key, refuses names of hosts that are not ours, counts, and answers what failed with a sentence.
+    """Asks for the key, counts, and answers what failed with a sentence.
 
     Args:
         key: what ``Authorization: Bearer`` must hold; None lets everybody in.
-        hosts: the names by which the service may be called, which keeps web pages of other names out (DNS rebinding);
-            empty: any.
         routes: the paths that are counted by name.
+        log: log a line for each request, which holds nothing that the client wrote: no other path, no query, no body.
     """
 
-    def __init__(
-        self, app: ASGIApp, counts: Counts, key: str | None, hosts: Sequence[str], routes: Iterable[str]
-    ) -> None:
-        self.app, self.counts, self.key, self.hosts = app, counts, key, tuple(hosts)
+    def __init__(self, app: ASGIApp, counts: Counts, key: str | None, routes: Iterable[str], log: bool) -> None:
+        self.app, self.counts, self.key, self.log = app, counts, key, log
         self.routes = frozenset(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +95,7 @@ class Door:
             await send(message)
 
         try:
-            refusal = self._refusal(path, dict(scope["headers"]))
+            refusal = self._refusal(scope)
             if refusal is not None:
                 await _answer(told, *refusal)
             else:
@@ -81,14 +105,18 @@ class Door:
             if not status:
                 await _answer(told, 500, "the service failed at this request; its log says why", "server_error")
         finally:
-            self.counts.requests.labels(route, str(status or 499)).inc()
-            self.counts.seconds.labels(route).observe(time.perf_counter() - began)
+            seconds, told_status = time.perf_counter() - began, status or 499
+            self.counts.requests.labels(route, str(told_status)).inc()
+            self.counts.seconds.labels(route).observe(seconds)
+            if self.log:
+                method = scope["method"] if scope["method"] in METHODS else "?"
+                stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+                REQUESTS.info("%s %s %s %d %.3f s", stamp, method, route, told_status, seconds)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-        name = (host[0] if host[1] and host[2].isdigit() else "".join(host)).strip("[]").lower()
-        if self.hosts and name not in self.hosts:
-            return 421, f"this service answers as {' or '.join(self.hosts)} and not as {name[:100]!r}", "host_error"
+    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        path, headers = scope["path"], dict(scope["headers"])
+        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(path) > HEAD:
+            return 431, f"the request's head is larger than {HEAD} bytes; send fewer or shorter headers", "head_error"
         opens = any(path == each or (each.endswith("/") and each != "/" and path.startswith(each)) for each in OPEN)
         if self.key is None or opens:
             return None

@@ -7,6 +7,7 @@ loads nothing from outside: Gradio's fonts are replaced by the system's, and its
 from __future__ import annotations
 
 import html
+import math
 import os
 import secrets
 import time
@@ -17,13 +18,16 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from curvekit.errors import CurvekitError
 from curvekit.figures.shading import token_probabilities_html
 from curvekit.generation.batching import Reader, Row
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import Piece
+from curvekit.serving.door import LOG, Names
 from curvekit.serving.orders import Limits, Refused
+from curvekit.serving.running import listening, names_of
 from curvekit.serving.voices import Choir
 
 USERS = 8  # whose texts are written at the same time; more wait in Gradio's queue
@@ -66,8 +70,12 @@ def demo(
         try:
             for drawn in _drawn(choir, prompt, list(chosen) or names[:1], length, temperature, top_p, seed, stop):
                 yield gr.skip(), gr.skip(), drawn
-        except CurvekitError as error:
-            yield gr.skip(), gr.skip(), _box("", f"<p>{html.escape(str(error))}</p>")
+        except Exception as error:
+            known = isinstance(error, CurvekitError)
+            if not known:
+                LOG.error("the demo failed: %s: %s", type(error).__name__, error, exc_info=error)
+            told = str(error) if known else "the model failed at this; the log says why"
+            yield gr.skip(), gr.skip(), _box("", f"<p>{html.escape(told)}</p>")
         finally:
             if stops.get(session) is stop:
                 del stops[session]
@@ -99,7 +107,7 @@ def demo(
         # Not queued: it must reach a text that is being written, whoever else waits.
         end.click(halt, [session], None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.queue(max_size=QUEUE, default_concurrency_limit=USERS)
-    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close}
+    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close, "voices": list(choir.values())}
     return blocks
 
 
@@ -116,6 +124,10 @@ def _drawn(
     """Pictures of the growing texts of several models, the last one with how each came about."""
     woken = Event()
     rows: dict[str, Row] = {}
+    given = {"length": length, "temperature": temperature, "top-p": top_p, "seed": seed}
+    for field, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CurvekitError(f"{field} is {value!r}; give a number")
     try:
         for name in names:
             voice = choir.named(name)
@@ -186,10 +198,20 @@ def _box(name: str, inside: str) -> str:
     return f'<div class="curvekit-text"><h3>{html.escape(name)}</h3>{inside}</div>'
 
 
-def launch(blocks: gr.Blocks, **settings: Any) -> Any:
-    """Start a demo with its looks and bounds: no share, no server-side rendering, no files served."""
+def launch(blocks: gr.Blocks, *, server_name: str = "127.0.0.1", server_port: int = 0, **settings: Any) -> Any:
+    """Start a demo with its looks and bounds: no share, no server-side rendering, no files served.
+
+    Args:
+        server_port: 0 takes a free one.
+        settings: more of Gradio's own.
+    """
     own = blocks.curvekit  # type: ignore[attr-defined]
+    if not server_port:
+        with listening(server_name, 0) as free:
+            server_port = free.getsockname()[1]
+    names = Middleware(Names, hosts=names_of(server_name))
     return blocks.launch(
+        server_name=server_name, server_port=server_port, app_kwargs={"middleware": [names]},
         **{"share": False, "quiet": True, "ssr_mode": False, "pwa": False, "mcp_server": False, "show_error": False,
            "theme": own["theme"], "css": own["css"], "footer_links": [], "enable_monitoring": False} | settings
     )  # fmt: skip

@@ -23,6 +23,7 @@ class Limits:
     Attributes:
         body: bytes of a request's body.
         body_seconds: until the body must be there.
+        prompt: characters, or token ids, of all prompts or messages of a request.
         tokens: new tokens of one continuation.
         rows: continuations of one request: prompts times ``n``.
         batch: continuations that a model writes at once.
@@ -32,6 +33,7 @@ class Limits:
 
     body: int = 1_000_000
     body_seconds: float = 10.0
+    prompt: int = 100_000
     tokens: int = 1024
     rows: int = 64
     batch: int = 32
@@ -188,6 +190,12 @@ def _sampling(body: Mapping[str, Any], defaults: Mapping[str, Any], tokens: int)
         raise Refused(message if len(message) < 300 else message[:297] + "...", field=named) from error
 
 
+def _bounded(prompts: Iterable[str | Sequence[int]], limits: Limits, field: str) -> None:
+    """Refuse more than a tokeniser reads in a moment."""
+    if (length := sum(map(len, prompts))) > limits.prompt:
+        raise Refused(f"{field} has a length of {length}; a request may have {limits.prompt}; send less", field=field)
+
+
 def _rows(count: int, n: int, limits: Limits) -> None:
     if count * n > limits.rows:
         raise Refused(
@@ -204,6 +212,7 @@ def generate_order(body: Mapping[str, Any], limits: Limits, length: Any, positio
     """
     _known(body, {"prompt", "max_length", "alternatives", "probabilities", *SETTINGS, *_COMMON})
     prompt = taken(body, "prompt", str, "")
+    _bounded([prompt], limits, "prompt")
     model = taken(body, "model", str, "")
     most = min(limits.tokens, positions(model) - 1)
     if "max_new_tokens" in body:
@@ -271,6 +280,7 @@ def completion_order(body: Mapping[str, Any], limits: Limits, positions: Any) ->
     _known(body, own, _UNSUPPORTED | {"suffix": ("",)})
     model = taken(body, "model", str, "")
     prompts = _prompts(body.get("prompt", ""))
+    _bounded(prompts, limits, "prompt")
     n = counted(body, "n", 1, 1, limits.rows)
     if counted(body, "best_of", n, 1, limits.rows) != n:
         raise Refused("best_of other than n is not supported; leave it out", field="best_of")
@@ -308,7 +318,9 @@ def chat_order(body: Mapping[str, Any], limits: Limits, room: Any) -> Order:
     _known(body, own, _UNSUPPORTED | {"response_format": ({"type": "text"},), "tools": ([],), "tool_choice": ("none",),
                                       "modalities": (["text"],), "parallel_tool_calls": (True, False)})  # fmt: skip
     model = taken(body, "model", str, "")
-    ids, fits = room(model, _messages(body))
+    messages = _messages(body)
+    _bounded([each["content"] for each in messages], limits, "messages")
+    ids, fits = room(model, messages)
     n = counted(body, "n", 1, 1, limits.rows)
     if "max_tokens" in body and "max_completion_tokens" in body:
         raise Refused("max_tokens and max_completion_tokens are the same; give one", field="max_tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import signal
 import socket
@@ -20,8 +21,15 @@ KEY_VARIABLE = "CURVEKIT_API_KEY"
 Voices = Mapping[str, tuple[Any, Any]]
 
 
-def needs_extra(what: str = "serve") -> CurvekitError:
-    return CurvekitError(f"this needs the extra {what!r}, which is not installed; pip install 'curvekit[{what}]'")
+@contextlib.contextmanager
+def extra(name: str = "serve") -> Iterator[None]:
+    """Imports inside need an extra; where it is not installed, a sentence says so."""
+    try:
+        yield
+    except ImportError as error:
+        raise CurvekitError(
+            f"this needs the extra {name!r}, which is not installed; pip install 'curvekit[{name}]'"
+        ) from error
 
 
 def gathered(models: Sequence[Any]) -> Voices:
@@ -106,9 +114,15 @@ def names_of(host: str) -> tuple[str, ...]:
     return ("localhost", "127.0.0.1", "::1", host) if loopback(host) else ()
 
 
-def server_of(app: Any, seconds: float, **settings: Any) -> uvicorn.Server:
-    """uvicorn over an application: quiet, bounded, and with signals that drain it."""
+def server_of(app: Any, seconds: float) -> uvicorn.Server:
+    """uvicorn over the service: quiet, bounded, and with signals that drain it.
+
+    Args:
+        seconds: until what was begun is given up, once it drains.
+    """
     import uvicorn
+
+    from curvekit.serving.wire import Wire
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -124,16 +138,17 @@ def server_of(app: Any, seconds: float, **settings: Any) -> uvicorn.Server:
                 for each, handler in before.items():
                     signal.signal(each, handler)
 
+    limits = app.state.service.limits
     config = uvicorn.Config(
         app,
-        log_level="info" if settings.get("access_log") else "warning",
+        http=functools.partial(Wire, patience=2 * limits.body_seconds),  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=1024,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(seconds) + 5,
         ws="none",
-        **{"access_log": False} | settings,
     )
     return Server(config)
 
@@ -187,10 +202,8 @@ def serve(
     Raises:
         CurvekitError: no such model, no such address, a missing key, or a missing extra.
     """
-    try:
+    with extra():
         from curvekit.serving.service import application
-    except ImportError as error:
-        raise needs_extra() from error
     if key is None and not loopback(host):
         key_of(host, None, {})
     bound = listening(host, port)
@@ -199,9 +212,9 @@ def serve(
         yield url
 
 
-def run(app: Any, bound: socket.socket, seconds: float, announce: Callable[[], object], **settings: Any) -> None:
-    """Serve in this thread until a signal ends it; ``settings`` are uvicorn's."""
-    server = server_of(app, seconds, **settings)
+def run(app: Any, bound: socket.socket, announce: Callable[[], object]) -> None:
+    """Serve in this thread until a signal ends it."""
+    server = server_of(app, app.state.service.limits.seconds)
     announce()
     try:
         server.run(sockets=[bound])

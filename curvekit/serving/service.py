@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +24,7 @@ import curvekit
 from curvekit.generation.batching import Row
 from curvekit.generation.sampling import Sampling
 from curvekit.serving.answers import Chatted, Completed, Dialect, Generated, error_body, prompt_tokens, streamed
-from curvekit.serving.door import LOG, SECURE, Counts, Door
+from curvekit.serving.door import LOG, SECURE, Counts, Door, Names
 from curvekit.serving.orders import (
     Limits,
     Order,
@@ -61,8 +61,10 @@ class Service:
         told = request.headers.get("content-length", "0")
         most = self.limits.body
         too_large = Refused(f"the body is larger than {most} bytes; send less", 413)
-        if not told.isdigit() or int(told[:20]) > most:
-            raise too_large if told.isdigit() else Refused("the content length is no number")
+        if not (told.isascii() and told.isdigit()):
+            raise Refused("the content length is no number")
+        if int(told[:20]) > most:
+            raise too_large
 
         async def read() -> bytes:
             body = bytearray()
@@ -77,15 +79,19 @@ class Service:
         except TimeoutError as error:
             raise Refused(f"the body did not come within {self.limits.body_seconds:g} s", 408) from error
 
-    async def answer(self, request: Request, dialect: type, order: Order) -> Response:
-        """Carry an order out, as a stream or whole; a client that leaves takes its continuations along."""
+    async def answer(self, request: Request, dialect: type, ordered: Callable[[Mapping[str, Any]], Order]) -> Response:
+        """Carry a request out, as a stream or whole; a client that leaves takes its continuations along.
+
+        Prompts are cut into tokens in a thread: no stream waits for a long one.
+        """
+        order = await asyncio.to_thread(ordered, await self.body(request))
         voice = self.choir.named(order.model)
         told: Dialect = dialect(order, voice)
         if order.sampling.num_beams > 1:
             found = await self._unless_gone(request, voice.search(order))
             return Response(status_code=499) if found is None else JSONResponse(told.told(found))  # type: ignore[union-attr]
         waker = Waker()
-        rows = voice.rows(order, waker)
+        rows = await asyncio.to_thread(voice.rows, order, waker)
         if isinstance(told, Completed | Chatted) and (long := next((row for row in rows if row.truncated), None)):
             for row in rows:
                 row.cancel()
@@ -161,6 +167,7 @@ def application(
     limits: Limits | None = None,
     key: str | None = None,
     hosts: Sequence[str] = (),
+    log: bool = False,
 ) -> FastAPI:
     """The service of these models, as an application for any ASGI server.
 
@@ -168,9 +175,11 @@ def application(
         voices: models and their tokenisers by name; the first is meant where a request names none.
         limits: its bounds.
         key: what ``Authorization: Bearer`` must hold; None: nothing.
-        hosts: see :class:`curvekit.serving.door.Door`.
+        hosts: the names by which it may be called; see :class:`curvekit.serving.door.Names`.
+        log: see :class:`curvekit.serving.door.Door`.
     """
-    service = Service(voices, limits or Limits())
+    limits = limits or Limits()
+    service = Service(voices, limits)
     choir = service.choir
 
     @asynccontextmanager
@@ -214,23 +223,20 @@ def application(
         return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
     positions = lambda name: choir.named(name).positions  # noqa: E731
+    length = lambda name, prompt: choir.named(name).length(prompt)  # noqa: E731
+    room = lambda name, messages: choir.named(name).chat(messages)  # noqa: E731
 
     @app.post("/generate", openapi_extra=documented(GENERATE, ["prompt"]), summary="Continue a prompt")
     async def generate(request: Request) -> Response:
-        body = await service.body(request)
-        length = lambda name, prompt: choir.named(name).length(prompt)  # noqa: E731
-        return await service.answer(request, Generated, generate_order(body, service.limits, length, positions))
+        return await service.answer(request, Generated, lambda body: generate_order(body, limits, length, positions))
 
     @app.post("/v1/completions", openapi_extra=documented(COMPLETION, ["prompt"]), summary="OpenAI's completions")
     async def completions(request: Request) -> Response:
-        body = await service.body(request)
-        return await service.answer(request, Completed, completion_order(body, service.limits, positions))
+        return await service.answer(request, Completed, lambda body: completion_order(body, limits, positions))
 
     @app.post("/v1/chat/completions", openapi_extra=documented(CHAT, ["messages"]), summary="OpenAI's chat completions")
     async def chat(request: Request) -> Response:
-        body = await service.body(request)
-        room = lambda name, messages: choir.named(name).chat(messages)  # noqa: E731
-        return await service.answer(request, Chatted, chat_order(body, service.limits, room))
+        return await service.answer(request, Chatted, lambda body: chat_order(body, limits, room))
 
     cards = {
         name: {"id": name, "object": "model", "created": 0, "owned_by": "curvekit", "curvekit": voice.about()}
@@ -275,7 +281,8 @@ def application(
 
     app.mount("/static", StaticFiles(directory=str(ASSETS)), name="static")
     routes = [getattr(route, "path", "") for route in app.routes]
-    app.add_middleware(Door, counts=service.counts, key=key, hosts=hosts, routes=routes)
+    app.add_middleware(Names, hosts=hosts)
+    app.add_middleware(Door, counts=service.counts, key=key, routes=routes, log=log)
     return app
 
 

@@ -51,7 +51,7 @@ def voices(talker, tiny_base, tiny_tokenizer):
 def limits():
     from curvekit.serving import Limits
 
-    return Limits(body=100_000, body_seconds=1.0, tokens=200, rows=16, batch=8, waiting=64, seconds=60.0)
+    return Limits(body=100_000, body_seconds=1.0, prompt=20_000, tokens=200, rows=16, batch=8, waiting=64, seconds=60.0)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
 import time
 
+import httpx
 import pytest
 
 PATHS = ("/generate", "/v1/completions", "/v1/chat/completions")
@@ -88,17 +90,27 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
 
 @pytest.fixture
 def raw(url):
+    """Send bytes as they are, and read until the service hangs up or has answered in JSON."""
     host, port = url.removeprefix("http://").split(":")
 
-    def raw(data: bytes, seconds: float = 5.0) -> bytes:
-        with socket.create_connection((host, int(port)), timeout=seconds) as connection:
-            connection.sendall(data.replace(b"HOST", host.encode()))
+    def raw(*parts: bytes, pause: float = 0.0) -> tuple[int, dict]:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
             got = b""
-            while chunk := connection.recv(65536):
-                got += chunk
-                if b"\r\n\r\n" in got and b"}" in got:
-                    break
-            return got
+            with contextlib.suppress(ConnectionError):  # it hung up while we still talked
+                for part in parts:
+                    connection.sendall(part.replace(b"HOST", host.encode()))
+                    time.sleep(pause)
+            with contextlib.suppress(ConnectionError):
+                while b"\r\n\r\n" not in got or not got.endswith(b"}"):
+                    chunk = connection.recv(65536)
+                    if not chunk:
+                        break
+                    got += chunk
+        head, _, body = got.partition(b"\r\n\r\n")
+        assert b"application/json" in head, got[:300]
+        message = json.loads(body)["error"]["message"]
+        assert message and "\n" not in message and "Traceback" not in message
+        return int(head.split()[1]), message
 
     return raw
 
@@ -106,33 +118,90 @@ def raw(url):
 HEAD = b"POST /generate HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
 
 
+def flood(count: int, length: int) -> bytes:
+    return HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"y" * length) for number in range(count)) + b"\r\n"
+
+
 def test_half_a_body_and_a_slow_one_are_given_up(client, raw):
     began = time.monotonic()
-    got = raw(HEAD + b'Content-Length: 100\r\n\r\n{"prompt": "a"')
-    assert got.startswith(b"HTTP/1.1 408") and b"did not come within 1 s" in got
-    assert time.monotonic() - began < 3
+    status, message = raw(HEAD + b'Content-Length: 100\r\n\r\n{"prompt": "a"')
+    assert status == 408 and "did not come within 1 s" in message
+    drops = [HEAD + b"Content-Length: 100\r\n\r\n", *[b'"'] * 8]
+    status, message = raw(*drops, pause=0.2)
+    assert status == 408 and time.monotonic() - began < 6
+    assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
+@pytest.mark.parametrize("parts", [(b"",), (b"POST /gener", b"ate HTTP/1.1\r\n", b"Host: HOST\r\n", b"X: 1\r\n")])
+def test_a_head_that_does_not_come_is_given_up(client, raw, parts):
+    began = time.monotonic()
+    status, message = raw(*parts, pause=0.3)
+    assert status == 408 and "did not come within 2 s" in message and time.monotonic() - began < 4
     assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "expected"),
     [
-        HEAD + b"Content-Length: -5\r\n\r\n{}",
-        HEAD + b"Content-Length: x\r\n\r\n{}",
-        HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"y" * 500) for number in range(2000)) + b"\r\n",
-        HEAD + b"X: " + b"y" * 200_000 + b"\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40 + b"\r\n\r\n",
-        b"NONSENSE\r\n\r\n",
+        (HEAD + b"Content-Length: -5\r\n\r\n{}", 400),
+        (HEAD + b"Content-Length: x\r\n\r\n{}", 400),
+        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
+        (HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}", 400),
+        (HEAD + b"Host: evil.example\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.0\r\n\r\n", 421),
+        (flood(60, 500), 431),
+        (flood(1000, 100), 431),
+        (flood(2000, 500), 431),
+        (HEAD + b"X: " + b"y" * 500_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"y" * 20_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n", 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40 + b"\r\n\r\n", 400),
+        (b"NONSENSE\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_request_is_refused(client, raw, data):
-    try:
-        got = raw(data)
-    except ConnectionError:  # it hung up while we still talked
-        got = b"HTTP/1.1 400"
-    assert got.startswith(b"HTTP/1.1 4"), got[:200]
-    assert b"Traceback" not in got
+def test_what_is_no_request_is_refused_in_a_sentence(client, raw, data, expected):
+    assert raw(data)[0] == expected
     assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
+def test_a_connection_too_many_is_refused_in_a_sentence(talker, raw, monkeypatch):
+    from curvekit.serving import serve, wire
+
+    monkeypatch.setattr(wire, "CONNECTIONS", 3)
+    with serve({"talker": talker}) as url:
+        where = url.removeprefix("http://").split(":")
+        open_ = [socket.create_connection(where) for _ in range(3)]
+        answer = httpx.get(f"{url}/health")
+        assert answer.status_code == 503 and "connections are open" in answer.json()["error"]["message"]
+        for each in open_:
+            each.close()
+        deadline = time.monotonic() + 5
+        while httpx.get(f"{url}/health").status_code != 200:
+            assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_however_deep_json_is_nested_it_is_no_failure_of_ours(client, path):
+    for depth in (50, 400, *range(800, 1000, 25), 5000, 40_000):  # where it is too much depends on who calls
+        for field in ("prompt", "messages", "stop", "tools"):
+            nested = "[" * depth + "]" * depth
+            body = json.dumps(GOOD[path]).removesuffix("}") + f', "{field}": {nested}}}'
+            refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), (field, depth))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_prompt_is_bounded_in_characters_and_tokens(client, path, limits):
+    most = limits.prompt
+    told = {
+        "/generate": [{"prompt": "a" * (most + 1)}],
+        "/v1/completions": [{"prompt": ["a" * most, "b"]}, {"prompt": [5] * (most + 1)}],
+        "/v1/chat/completions": [{"messages": [{"role": "user", "content": "a" * most}] * 2}],
+    }[path]
+    for body in told:
+        answer = client.post(path, json=body)
+        refused(answer)
+        assert f"a request may have {most}" in answer.json()["error"]["message"]
 
 
 def test_no_prompt_is_logged(client, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -61,6 +62,24 @@ def test_the_command_prints_its_address_and_a_line_of_curl_that_works(command, s
     assert json.loads(capsys.readouterr().out)["continuation"] == answer["continuation"]
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_requests_are_logged_when_asked_and_never_what_they_say(command, saved, asked):
+    process, (first, _) = command("serve", saved, "--port", 0, *["--log-requests"] * asked)
+    url = first.split()[0]
+    secret = "tulips"
+    assert httpx.post(f"{url}/generate?{secret}", json={"prompt": secret, "max_new_tokens": 2}).status_code == 200
+    assert httpx.post(f"{url}/generate", json={"prompt": [secret]}).status_code == 400
+    assert httpx.post(f"{url}/generate", json={"prompt": secret, secret: 1}).status_code == 400
+    assert httpx.get(f"{url}/{secret}", headers={"User-Agent": secret}).status_code == 404
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    rest = process.stdout.read()
+    assert secret not in rest
+    lines = re.findall(r"^curvekit: \d{4}-\d\d-\d\dT\S+ (\w+ \S+ \d+) \d+\.\d+ s$", rest, flags=re.MULTILINE)
+    told = ["POST /generate 200", "POST /generate 400", "POST /generate 400", "GET other 404"]
+    assert (lines, len(rest.splitlines())) == ((told, 4) if asked else ([], 0))
 
 
 def test_sigterm_lets_a_text_end_and_then_ends_the_service(command, saved):
