@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--data-dir", type=path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
+    each.add_argument("--codes", metavar="SOURCE", help="the control code before each document, as a run was trained")
     each.add_argument(
         "--split", default="test", help="train, validation or test (default: %(default)s)", choices=("train", *SPLITS)
     )
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.evaluation.metrics import score_documents
     from curvekit.text.corpora import corpus_revision, load_corpus
 
-    corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
+    corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
     model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]
     context, stride = arguments.context, None

@@ -34,12 +34,21 @@ def save_part(path: str | Path, kind: str, tensors: Mapping[str, Tensor], told: 
     Raises:
         CurvekitError: the file is there and is something else, or cannot be written.
     """
-    path = checked_path(path)
-    if present(path) and path.stat().st_size and _kind(path) != kind:
-        raise CurvekitError(f"{path} is no {kind} and would be overwritten; name another file")
+    path = require_place(checked_path(path), kind)
     metadata = {"format": "pt", "kind": kind, "told": json.dumps(dict(told), ensure_ascii=False)}
     content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata=metadata)
     return write_atomically(path, lambda file: file.write(content))
+
+
+def require_place(path: Path, kind: str) -> Path:
+    """Return a path where there is nothing yet, or something of this kind.
+
+    Raises:
+        CurvekitError: something else is there.
+    """
+    if present(path) and (not path.is_file() or (path.stat().st_size and _kind(path) != kind)):
+        raise CurvekitError(f"{path} is no {kind} and would be overwritten; name another file")
+    return path
 
 
 def _kind(path: Path) -> str | None:

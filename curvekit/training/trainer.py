@@ -42,7 +42,9 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
+from curvekit.text.coded import codes_of, dropped
 from curvekit.text.corpora import corpus_revision, load_corpus
+from curvekit.text.documents import as_dataset
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.training.checkpoints import (
@@ -104,7 +106,7 @@ def train(
         if not run.trained:
             check_run(config)
         told: list[str] = []  # while nobody watches yet
-        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        corpus = load_corpus(config.corpus, config.data_dir, codes=config.codes, announce=told.append)
         if not run.trained:
             check_texts(config, corpus)
         revision = _same_corpus(folder, corpus)
@@ -151,6 +153,10 @@ def fit(
     if config.adapter == "lora":
         lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
         add_adapter(model, config.base, lora, config.seed)
+    if config.codes is not None:
+        model.config.control_codes = codes_of(corpus["train"]["text"])
+        texts = dropped(corpus["train"]["text"], config.code_dropout)
+        corpus = DatasetDict({**corpus, "train": as_dataset(texts)})
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
     _conform(run.folder, model, tokenizer, progress)

@@ -136,17 +136,17 @@ def test_a_file_of_another_kind_or_model_is_refused(voice, controls, tiny_bases,
     model, tokenizer = voice
     bag = controls["attribute"]
     with pytest.raises(CurvekitError, match="is no steering vector; name the file of one"):
-        generate(model, tokenizer, [""], control={"vector": bag.attribute})
+        generate(model, tokenizer, [""], max_new_tokens=4, control={"vector": bag.attribute})
     with pytest.raises(CurvekitError, match="label is not given; name what is sought: none, river"):
-        generate(model, tokenizer, [""], control={"attribute": bag.attribute})
+        generate(model, tokenizer, [""], max_new_tokens=4, control={"attribute": bag.attribute})
     with pytest.raises(CurvekitError, match="did you mean 'river'"):
-        generate(model, tokenizer, [""], control={"attribute": bag.attribute, "label": "rivr"})
+        generate(model, tokenizer, [""], max_new_tokens=4, control={"attribute": bag.attribute, "label": "rivr"})
     other, theirs = open_model(tiny_bases["llama"])
     with pytest.raises(CurvekitError, match="was made from the states of another model"):
-        generate(other, theirs, [""], control={"vector": controls["vector"].vector})
+        generate(other, theirs, [""], max_new_tokens=4, control={"vector": controls["vector"].vector})
     (tmp_path / "vector").write_bytes(b"x" * 100)
     with pytest.raises(CurvekitError, match="is no steering vector, or cut off"):
-        generate(model, tokenizer, [""], control={"vector": str(tmp_path / "vector")})
+        generate(model, tokenizer, [""], max_new_tokens=4, control={"vector": str(tmp_path / "vector")})
 
 
 def test_words_of_several_tokens_are_named_with_their_pieces(voice):

@@ -74,7 +74,8 @@ def test_every_causal_recipe_is_steered_and_its_own_past_stays(make, tiny_tokeni
     with torch.no_grad():
         for step in range(3):
             more, less = steered.logits(ids, mask), plain.logits(ids, mask)
-            assert torch.equal(steered.plain.cache.layers[0].keys, plain.cache.layers[0].keys)
+            own, expected = (reader.cache.layers[0].keys for reader in (steered.plain, plain))
+            assert torch.allclose(own, expected, atol=1e-4)  # the prompt is read in two parts
             gain = more.softmax(-1)[:, bag].sum(-1) / less.softmax(-1)[:, bag].sum(-1)
             assert (gain > 1).all(), (step, gain)
             ids, mask = less.argmax(-1)[:, None], torch.cat([mask, mask.new_ones(2, 1)], dim=1)
