@@ -34,6 +34,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "generate",
     "attribute",
     "vector",
+    "steering",
     "compare",
     "check",
     "merge",
