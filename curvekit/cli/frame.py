@@ -35,6 +35,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "attribute",
     "vector",
     "steering",
+    "fewshot",
     "compare",
     "check",
     "merge",
