@@ -21,7 +21,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The wings from the ground up: a wing builds on those before it and never on one after it, whatever room it is in.
 WINGS = (
-    "idea", "variants", "bases", "text", "generation", "evaluation", "training", "experiments", "preferences",
+    "idea", "variants", "bases", "text", "steering", "generation", "evaluation", "training", "experiments", "preferences",
     "figures", "reports", "widgets", "serving", "cli",
 )  # fmt: skip
 # The same inside the wings: what stands left never imports, directly or by others, what stands right of it.
@@ -35,6 +35,7 @@ ARROWS = (
     "training.runs > training.tracking > training.trainer > training.pretraining > training.cards",
     "training.checkpoints > training.trainer",
     "evaluation.metrics > evaluation.significance",
+    "steering.control > steering.pplm > steering.steered",
     "generation.sampling > generation.streams > generation.console",
     "generation.streams > generation.batching",
     "serving.orders > serving.voices > serving.answers > serving.door > serving.service",

@@ -237,6 +237,36 @@ def as_merged(model: PreTrainedModel) -> Iterator[None]:
             del layer.forward  # the class's own again
 
 
+def paired(first: PreTrainedModel, second: PreTrainedModel) -> PreTrainedModel | None:
+    """``first``, changed so that the first half of a batch passes its own adapter and the second half ``second``'s.
+
+    The base's matrices are read once for both. None where they are not adapters of one base beside the same matrices,
+    or where curvekit added something that is trained besides.
+    """
+    if not (is_adapted(first) and is_adapted(second)) or _record(first)["sha256"] != _record(second)["sha256"]:
+        return None
+    mine, theirs = dict(_layers(first)), dict(_layers(second))
+    trained = {*adapter_state(first), *adapter_state(second)}
+    if mine.keys() != theirs.keys() or not all(".lora_" in name for name in trained):
+        return None
+
+    def forward(own: Any, other: Any) -> Any:
+        base = own.get_base_layer()
+
+        def halved(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            products = [
+                layer.scaling[_NAME] * layer.lora_B[_NAME](layer.lora_A[_NAME](half))
+                for layer, half in zip((own, other), x.chunk(2), strict=True)
+            ]
+            return base(x) + torch.cat(products)
+
+        return halved
+
+    for name, layer in mine.items():
+        layer.forward = forward(layer, theirs[name])
+    return first
+
+
 def share_bases(models: Iterable[nn.Module]) -> None:
     """Let models with adapters of one base hold its frozen weights once."""
     first: dict[tuple[str, str], nn.Parameter] = {}

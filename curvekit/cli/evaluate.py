@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--data-dir", type=path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
+    each.add_argument("--codes", metavar="SOURCE", help="the control code before each document, as a run was trained")
     each.add_argument(
         "--split", default="test", help="train, validation or test (default: %(default)s)", choices=("train", *SPLITS)
     )
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     if keys[0] and keys[1]:
         corpus = load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
     else:
-        corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
+        corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
     model, tokenizer = open_model(arguments.model, seq2seq=True)
     of_targets = keys[0] is not None or model.config.is_encoder_decoder
     context, stride = arguments.context, None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from curvekit.bases.opening import open_model
+from curvekit.cli.control import add_control, control
 from curvekit.cli.flags import Commands, add_plugin, boolean, command, path
 from curvekit.cli.printing import say
 from curvekit.decoding import decoded, read_whole
@@ -32,7 +32,9 @@ def add(commands: Commands) -> None:
         "  curvekit generate gpt2 'A river' --recipe softemax --temperature 0.8 --top-k 50 --stop '.'\n"
         "  curvekit generate gpt2 --file prompts.txt --json > texts.jsonl\n"
         "  echo 'Once upon a time' | curvekit generate runs/curve - --count 3\n"
-        "  curvekit generate runs/curve --interactive",
+        "  curvekit generate runs/curve --interactive\n"
+        "  curvekit generate smollm2 'The film was' --bag great,wonderful,best --step-size 0.05\n"
+        "  curvekit generate runs/authors 'The morning was' --code jane-austen --guidance-scale 1.5",
     )
     each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
     each.add_argument(
@@ -48,6 +50,7 @@ def add(commands: Commands) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object a line: prompt, continuation, ...")
     each.add_argument("--speed", action="store_true", help="tell tokens a second and the time to the first token")
     _add_sampling(each)
+    add_control(each)
     add_plugin(each)
 
 
@@ -76,7 +79,8 @@ def _add_sampling(each: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Each text goes to standard output, what else there is to say to standard error."""
-    settings = {each.name: getattr(arguments, each.name) for each in fields(Sampling)}
+    settings = {each.name: getattr(arguments, each.name) for each in FLAGS.values()}
+    settings["control"] = control(arguments)
     if arguments.do_sample is False:
         settings["temperature"] = 0.0
     elif arguments.do_sample and (settings["temperature"] == 0 or settings["num_beams"] > 1):

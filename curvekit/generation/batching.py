@@ -11,7 +11,6 @@ with the temperature and the dice of the first.
 
 from __future__ import annotations
 
-import inspect
 import math
 import threading
 import time
@@ -35,6 +34,7 @@ from curvekit.generation.streams import (
     Piece,
     _begun,
     _cut,
+    _fitted,
     _Gate,
     _Odds,
     _pad,
@@ -45,8 +45,12 @@ from curvekit.generation.streams import (
     _Speller,
     _Step,
     _StopStrings,
+    before_of,
 )
 from curvekit.modes import evaluating
+from curvekit.steering.control import Control
+from curvekit.steering.reading import forward, trims
+from curvekit.steering.steered import Logits, Steered, require_codes
 from curvekit.text.tokenization import encodable
 
 # What looks at a row's scores alone and not at its words: rows with the same settings pass through it together.
@@ -103,6 +107,7 @@ class Row:
         self.kind: Sampling | int
         self.dice: torch.Generator
         self.stops: _StopStrings | None = None
+        self.pages: Logits | None = None  # of one that is steered, and so reads by itself
 
     def cancel(self) -> None:
         """Leave the batch; the token in progress is not drawn."""
@@ -161,6 +166,7 @@ class Batcher:
             raise CurvekitError("a batch continues texts, and a T5 writes targets for sources; use generate for it")
         self.model, self.tokenizer, self.most, self.room = model, tokenizer, most, waiting
         self.rows: list[Row] = []
+        self.apart: list[Row] = []  # those that are steered
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -168,7 +174,7 @@ class Batcher:
         self._cache: DynamicCache | None = None
         self._mask = torch.empty(0, 0)  # [rows, time] of what the cache holds
         self._cached = not getattr(model.config, "leaks", False)  # what looks ahead keeps no past
-        self._trims = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._trims = trims(model)
         self._thread = threading.Thread(target=self._work, name="curvekit-batch", daemon=True)
         self._thread.start()
 
@@ -203,27 +209,26 @@ class Batcher:
         """
         if sampling.num_beams > 1 or sampling.num_return_sequences > 1:
             raise CurvekitError("a row of a batch is one continuation; leave num_beams and num_return_sequences at 1")
-        room = _room(self.model, sampling)
+        room, before = _room(self.model, sampling), before_of(sampling)
         if isinstance(prompt, str):
-            whole = _begun(self.tokenizer, next(iter(encodable([prompt]))))
+            text = next(iter(encodable([prompt])))
+            ids, cut = _fitted(self.tokenizer, text, room, before)
+            begun = bool(before) or len(ids) < room or ids == _begun(self.tokenizer, text)
         else:
+            if before:
+                raise CurvekitError("codes and a preface stand before a text, and the prompt is token ids; give a text")
             whole = list(prompt) or _begun(self.tokenizer, "")
             wrong = next((each for each in whole if not 0 <= each < self.model.config.vocab_size), None)
             if wrong is not None:
                 raise CurvekitError(f"the prompt holds the token id {wrong}; the model knows 0 to "
                                     f"{self.model.config.vocab_size - 1}")  # fmt: skip
-        row = Row(
-            prompt if isinstance(prompt, str) else str(self.tokenizer.decode(whole)),
-            whole[-room:],
-            _cut(whole, room),
-            sampling,
-            alternatives,
-            score,
-            draws,
-            time.perf_counter() + seconds,
-            wake,
-            isinstance(prompt, str) and len(whole) <= room,
-        )
+            text, ids, cut, begun = str(self.tokenizer.decode(whole)), whole[-room:], _cut(whole, room), False
+        pages = None
+        if sampling.control is not None:
+            pages = self._pages(sampling.control, text, ids, room)
+        deadline = time.perf_counter() + seconds
+        row = Row(prompt if isinstance(prompt, str) else text, ids, cut, sampling, alternatives, score, draws, deadline, wake, begun)
+        row.pages = pages
         with self._changed:
             if self._closed:
                 raise Busy("the service is ending; ask again later")
@@ -239,7 +244,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join(seconds)
-        for row in [*self._waiting, *self.rows]:
+        for row in [*self._waiting, *self.rows, *self.apart]:
             row.cancel()
         self._thread.join(seconds)
 
@@ -248,25 +253,59 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self.rows or self._closed):
+                while not (self._waiting or self.rows or self.apart or self._closed):
                     self._changed.wait()
-                if self._closed and not (self._waiting or self.rows):
+                if self._closed and not (self._waiting or self.rows or self.apart):
                     return
                 joining = self._admitted()
             try:
-                with evaluating(self.model), torch.inference_mode():
-                    self._turn(joining)
+                with evaluating(self.model):
+                    with torch.inference_mode():
+                        self._turn([row for row in joining if row.pages is None])
+                    self._aside([row for row in joining if row.pages is not None])
             except BaseException as failure:  # every row's reader is told; the next ones begin anew
-                for row in {*self.rows, *joining}:
+                for row in {*self.rows, *self.apart, *joining}:
                     if not row.over:
                         row.end(failure)
-                self.rows, self._cache = [], None
+                self.rows, self.apart, self._cache = [], [], None
+
+    def _pages(self, control: Control, text: str, ids: list[int], room: int) -> Logits | None:
+        """The logits of a row that is steered, which come from what its control opens."""
+        if not control.steps:
+            require_codes(self.model, control)
+            return None
+        device, bare = self.model.device, None
+        if control.guided:
+            bare = _padded([_fitted(self.tokenizer, text, room, control.negative)[0]], _pad(self.tokenizer), device)
+        own = _padded([ids], _pad(self.tokenizer), device)
+        return Steered(control, self.model, self.tokenizer).logits(*own, bare)
+
+    @torch.no_grad()
+    def _aside(self, joining: Sequence[Row]) -> None:
+        """A token for each row that is steered; each reads by itself, for what steers it is its own."""
+        for row in joining:
+            self._prepare(row)
+            if row.score:
+                with torch.inference_mode():
+                    self._read([row], score=True)
+        self.apart += joining
+        for row in self.apart:
+            if row.unwanted():
+                row.end(stopped=True)
+                continue
+            try:
+                assert row.pages is not None
+                drawn = torch.tensor(row.new[-1:], device=self.model.device)
+                self._draw([row], row.pages.send(drawn) if row.new else next(row.pages))
+            except (RuntimeError, CurvekitError) as failure:  # no other row's fault
+                row.end(failure)
+        self.apart = [row for row in self.apart if not row.over]
 
     def _admitted(self) -> list[Row]:
         """Who joins now: as many as there is room for, and as can be read at once."""
         joining: list[Row] = []
         widest = 0
-        free = self.most - sum(not row.unwanted() for row in self.rows)
+        free = self.most - sum(not row.unwanted() for row in [*self.rows, *self.apart])
         while self._waiting and len(joining) < free:
             row = self._waiting[0]
             widest = max(widest, len(row.ids))
@@ -342,23 +381,14 @@ class Batcher:
         whole = [row.ids + row.new for row in rows]
         ids, mask = _padded(whole, _pad(self.tokenizer), self.model.device)
         cache = DynamicCache(config=self.model.config) if self._cached else None
-        options = {"logits_to_keep": 1} if self._trims and not score else {}
+        options = {} if score else self._trims
         logits = self._forward(ids, mask, cache, is_first_iteration=True, **options)
         if score:
             self._score(rows[0], logits[0])
         return logits[:, -1], cache, mask  # type: ignore[return-value]
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None, **options: Any) -> Tensor:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]  # [rows, time]
-        inputs = self.model.prepare_inputs_for_generation(  # type: ignore[operator]
-            ids,
-            past_key_values=cache,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=self._cached,
-            **options,
-        )
-        return self.model(**inputs, return_dict=True).logits
+        return forward(self.model, ids, mask, cache, **options).logits
 
     def _score(self, row: Row, logits: Tensor) -> None:
         """Tell of the tokens of the prompt what the model thought of them; ``logits`` ``[prompt, vocabulary]``."""

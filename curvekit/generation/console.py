@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -39,13 +40,16 @@ def unescaped(text: str) -> str:
 
 
 TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "tuple[str, ...]": unescaped}
-FLAGS = {str(each.metadata["flag"] or each.name): each for each in fields(Sampling)}  # settings by their short names
+FLAGS = {  # settings by their short names; a control is an object of its own
+    str(each.metadata["flag"] or each.name): each for each in fields(Sampling) if each.name != "control"
+}
 HISTORY_LINES = 1000
 
 BANNER = """\
 Type the beginning of a text and press Enter; an empty line begins a document.
   Ctrl-C stops a text, Ctrl-D or :quit ends. The arrow keys bring back earlier lines.
   :set temperature=0.8     changes a setting (:show lists them; stop='["."]' takes a JSON list)
+  :set control={"bag": ["sea", "ship"], "step_size": 0.05}     steers; :set control= ends that
   :seed 7                  the next text's seed; it grows by one with every text"""
 
 
@@ -134,6 +138,7 @@ class Console:
         elif name == "show":
             for flag, each in FLAGS.items():
                 _say(f"  {flag:<20}{getattr(self.sampling, each.name)!s:<12}{each.metadata['help']}")
+            _say(f"  {'control':<20}{json.dumps(self.sampling.control.to_dict()) if self.sampling.control else 'none'}")
         else:
             key, equals, value = ("seed", "=", rest) if name == "seed" else rest.partition("=")
             if not equals:
@@ -143,6 +148,9 @@ class Console:
     def set(self, key: str, text: str) -> None:
         names = {flag.replace("-", "_"): each for flag, each in FLAGS.items()} | {e.name: e for e in fields(Sampling)}
         each = names[pick(key, names, "setting")]
+        if each.name == "control":
+            self.sampling = self.sampling.changed("control", parse_json(text, "control") if text else None)
+            return
         try:
             value = parse_json(text, key) if text.startswith("[") else TYPES[str(each.type)](text)
         except (ValueError, OverflowError) as error:

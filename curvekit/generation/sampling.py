@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from curvekit.errors import CurvekitError, pick
+from curvekit.steering.control import Control
 
 COLDEST, HOTTEST = 1e-6, 1e6  # what logits may be divided by and stay finite
 MOST_BEAMS, MOST_TEXTS = 256, 10_000  # each takes the memory of a text
@@ -41,14 +43,19 @@ class Sampling:
     stop: tuple[str, ...] = _setting(
         (), r"a text before which the continuation ends, \n for a line break; may be given several times"
     )
+    control: Control | None = _setting(None, "what the text is steered by: an object of the settings of a control")
 
     def __post_init__(self) -> None:
+        if self.control is not None and not isinstance(self.control, Control):
+            if not isinstance(self.control, Mapping):
+                raise CurvekitError(f"control is {self.control!r}; give a Control, or an object of its settings")
+            object.__setattr__(self, "control", Control.from_dict(self.control))
         if isinstance(self.stop, str) or "" in self.stop or not all(isinstance(text, str) for text in self.stop):
             raise CurvekitError(f"stop is {self.stop!r}; give a list of strings that are not empty")
         object.__setattr__(self, "stop", tuple(self.stop))
         for each in fields(self):
             value, whole = getattr(self, each.name), each.type == "int"
-            if each.name != "stop" and (
+            if each.name not in ("stop", "control") and (
                 isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
             ):
                 raise CurvekitError(f"{each.name} is {value!r}; give a {'whole ' * whole}number")
@@ -83,6 +90,10 @@ class Sampling:
                 if self.num_beams == 1
                 else f"num_return_sequences is {self.num_return_sequences}, but a search with {self.num_beams} beams "
                 f"finds {self.num_beams} continuations; raise num_beams"
+            )
+        if self.num_beams > 1 and self.control is not None and self.control.steps:
+            raise CurvekitError(
+                f"num_beams is {self.num_beams}, and of controls only codes and a preface go with a search; leave it at 1"
             )
 
     def changed(self, name: str, value: Any) -> Sampling:

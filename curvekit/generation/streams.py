@@ -35,6 +35,8 @@ from curvekit.bases.building import is_seq2seq
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.modes import evaluating
+from curvekit.steering.steered import Steered
+from curvekit.text.codes import joined
 from curvekit.text.pairs import source_ids
 from curvekit.text.tokenization import encodable, start_token
 
@@ -136,7 +138,10 @@ def complete(
         raise CurvekitError(f"batch_size is {batch_size}; give 1 or more")
     if prompts:
         _room(model, sampling)
-    return _complete(model, tokenizer, prompts, batch_size, sampling, cancel or threading.Event())
+        steered = _steered(model, tokenizer, sampling)
+    else:
+        steered = None
+    return _complete(model, tokenizer, prompts, batch_size, sampling, cancel or threading.Event(), steered)
 
 
 def _complete(
@@ -146,6 +151,7 @@ def _complete(
     batch_size: int,
     sampling: Sampling,
     cancel: threading.Event,
+    steered: Steered | None,
 ) -> Iterator[Completion]:
     copies = sampling.num_return_sequences
     drawn = copies if sampling.num_beams == 1 else 1  # a search draws for all beams of a prompt at once
@@ -156,7 +162,8 @@ def _complete(
         clock = _Clock((cancel,))
         inputs, truncated = _encode(model, tokenizer, batch, sampling)
         seeds = [row_seed(sampling.seed, row) for row in range(start * drawn, (start + len(batch)) * drawn)]
-        ids = _run(model, tokenizer, inputs, sampling, seeds, clock)
+        settings = _decoding(model, tokenizer, batch, sampling, steered)
+        ids = _run(model, tokenizer, inputs, sampling, seeds, clock, **settings)
         for row, new in enumerate(ids[:, _start(model, inputs) :].tolist()):
             text, tokens, reason = _read(tokenizer, new, sampling, cancel.is_set())
             yield Completion(
@@ -224,7 +231,8 @@ def stream(
     _room(model, sampling)
     outcome: list[Completion] = []
     cancel = cancel or threading.Event()
-    return Stream(_pieces(model, tokenizer, prompt, sampling, cancel, alternatives, timeout, outcome), outcome)
+    steered = _steered(model, tokenizer, sampling)
+    return Stream(_pieces(model, tokenizer, prompt, sampling, cancel, alternatives, timeout, outcome, steered), outcome)
 
 
 def _pieces(
@@ -236,16 +244,18 @@ def _pieces(
     alternatives: int,
     timeout: float,
     outcome: list[Completion],
+    steered: Steered | None,
 ) -> Generator[Piece]:
     steps: SimpleQueue[_Step | BaseException | None] = SimpleQueue()
     odds, closed, over = _Odds(), threading.Event(), threading.Event()
     teller = _Teller(steps, odds, alternatives, (cancel, closed))
     inputs, (truncated,) = _encode(model, tokenizer, [prompt], sampling)
+    settings = _decoding(model, tokenizer, [prompt], sampling, steered)
 
     def work() -> None:
         seeds = [sampling.seed]
         try:
-            _run(model, tokenizer, inputs, sampling, seeds, teller, logits_processor=[odds])
+            _run(model, tokenizer, inputs, sampling, seeds, teller, logits_processor=[odds], **settings)
             steps.put(None)
         except BaseException as failure:
             steps.put(failure)
@@ -434,18 +444,71 @@ def _start(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
     return 1 if is_seq2seq(model.config) else inputs["input_ids"].shape[1]
 
 
+def _steered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Steered | None:
+    """What a control names, opened and checked; None where nothing is steered."""
+    return None if sampling.control is None else Steered(sampling.control, model, tokenizer)
+
+
+def _decoding(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    steered: Steered | None,
+) -> dict[str, Any]:
+    """The argument by which ``generate`` takes the steps of a control; none where they are its own."""
+    if steered is None or not steered.control.steps:
+        return {}
+    bare = None
+    if steered.control.guided:
+        inputs, _ = _encode(model, tokenizer, prompts, sampling, steered.control.negative)
+        bare = inputs["input_ids"], inputs["attention_mask"]
+    return {"custom_generate": steered.decoding(bare)}
+
+
 def _encode(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sampling: Sampling
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    before: str | None = None,
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut."""
+    """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut.
+
+    ``before`` stands before each prompt, by default what the control says.
+    """
     room = _room(model, sampling)
     if is_seq2seq(model.config):
         sources = [source_ids(tokenizer, text, room) for text in prompts]
         ids, mask = _padded([row for row, _ in sources], _pad(tokenizer), model.device)
         return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in sources]
-    whole = [_begun(tokenizer, text) for text in encodable(prompts)]
-    ids, mask = _padded([row[-room:] for row in whole], _pad(tokenizer), model.device)
-    return {"input_ids": ids, "attention_mask": mask}, [_cut(row, room) for row in whole]
+    before = before_of(sampling) if before is None else before
+    fitted = [_fitted(tokenizer, text, room, before) for text in encodable(prompts)]
+    ids, mask = _padded([row for row, _ in fitted], _pad(tokenizer), model.device)
+    return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in fitted]
+
+
+def before_of(sampling: Sampling) -> str:
+    """What is read before a prompt: codes and preface of the control."""
+    return "" if sampling.control is None else sampling.control.before
+
+
+def _fitted(tokenizer: PreTrainedTokenizerBase, text: str, room: int, before: str = "") -> tuple[list[int], int]:
+    """A prompt's token ids in so much room, and how many of its words were cut; what stands before it stays.
+
+    Raises:
+        CurvekitError: that alone leaves no room for a word of the prompt.
+    """
+    whole = _begun(tokenizer, joined(before, text))
+    if not before or len(whole) <= room:
+        return whole[-room:], _cut(whole, room)
+    head = _begun(tokenizer, before)
+    if len(head) >= room:
+        raise CurvekitError(
+            f"codes and preface are {len(head)} tokens, and there is room for {room} with the prompt; shorten them, "
+            "or ask for fewer new tokens"
+        )
+    return head + whole[len(head) - room :], len(whole) - room
 
 
 def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

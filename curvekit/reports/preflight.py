@@ -57,10 +57,10 @@ def check(
             check_run(each)
         if "corpus" in given:
             texts.append((wanted, compared))
-    read: dict[tuple[Any, Any], DatasetDict] = {}
+    read: dict[tuple[Any, Any, Any], DatasetDict] = {}
     for wanted, compared in texts:  # last, because a large corpus takes the longest
-        source = (wanted.corpus, wanted.data_dir)
+        source = (wanted.corpus, wanted.data_dir, wanted.codes)
         if source not in read:
-            read[source] = load_corpus(*source, announce=say)
+            read[source] = load_corpus(wanted.corpus, wanted.data_dir, codes=wanted.codes, announce=say)
         for each in compared:
             check_texts(each, read[source])

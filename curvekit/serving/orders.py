@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from curvekit.errors import CurvekitError
 from curvekit.generation.sampling import Sampling, row_seed
+from curvekit.steering.control import Control
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,26 @@ _COMMON = {"model", "stream", "stop", "seed", "temperature", "top_p", "top_k", "
            "no_repeat_ngram_size", "n"}  # fmt: skip
 
 
+def _bound_control(control: Any) -> None:
+    """Refuse what a control may not ask of a service: files of its machine, and work without bounds."""
+    if not isinstance(control, dict):
+        return  # which Sampling refuses
+    for each in fields(Control):
+        if each.metadata["file"] and control.get(each.name) is not None:
+            raise Refused(f"control.{each.name} names a file, which a service opens for nobody; leave it out",
+                          field="control")  # fmt: skip
+    for name, most in (("codes", 16), ("bag", 1000)):
+        value = control.get(name, [])
+        if not isinstance(value, list) or len(value) > most or any(len(str(word)) > 200 for word in value):
+            raise Refused(f"control.{name} should be a list of at most {most} short words", field="control")
+    for name in ("preface", "negative"):
+        if len(str(control.get(name, ""))) > 4000:
+            raise Refused(f"control.{name} is longer than 4000 characters; shorten it", field="control")
+    iterations = control.get("iterations", 1)
+    if isinstance(iterations, int) and iterations > 10:
+        raise Refused(f"control.iterations is {iterations}; a service takes 1 to 10", field="control")
+
+
 def _sampling(body: Mapping[str, Any], defaults: Mapping[str, Any], tokens: int) -> Sampling:
     """The settings of a body over a dialect's own defaults, each within what a service draws with."""
     values: dict[str, Any] = dict(defaults)
@@ -182,6 +203,7 @@ def _sampling(body: Mapping[str, Any], defaults: Mapping[str, Any], tokens: int)
     for name in ("top_k", "no_repeat_ngram_size"):
         if isinstance(values.get(name), int) and abs(values[name]) > 10**6:
             raise wrong(name, values[name], "a whole number from 0 to 1000000")
+    _bound_control(values.get("control"))
     try:
         return Sampling(**values)
     except CurvekitError as error:

@@ -286,7 +286,7 @@ def application(
     return app
 
 
-_KINDS = {"int": {"type": "integer"}, "float": {"type": "number"}}
+_KINDS = {"int": {"type": "integer"}, "float": {"type": "number"}, "Control | None": {"type": "object"}}
 _STOP = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _SETTINGS: dict[str, Any] = {
     each.name: _KINDS.get(str(each.type), _STOP) | {"description": each.metadata["help"]} for each in fields(Sampling)

@@ -40,6 +40,7 @@ from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, read_json, write_json
 from curvekit.text import documents, duplicates, pydocs
+from curvekit.text.coded import checked_source, read_coded
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
 from curvekit.text.stories import FORM
@@ -93,6 +94,7 @@ def load_corpus(
     data_dir: str | Path | None = None,
     *,
     document: str = "auto",
+    codes: str | None = None,
     announce: Announce = _log.info,
 ) -> DatasetDict:
     """Return the splits ``train``, ``validation`` and ``test`` of a corpus, each with one column ``text``.
@@ -105,6 +107,7 @@ def load_corpus(
         document: what one document is in the text files of a path: ``auto``, ``article``, ``passage``,
             ``paragraph``, ``line``, ``file`` or ``story``, as ``curvekit.text.documents`` says. In a folder without
             splits, ``auto`` takes every text whole, and files of stories story by story.
+        codes: what the control code before each document is, see :mod:`curvekit.text.coded`; default: there is none.
         announce: is told in a sentence what was loaded from where, and why not from elsewhere; what was cut from
             stories; and what was left out as a duplicate.
 
@@ -117,7 +120,13 @@ def load_corpus(
     folder = checked_path(data_dir, "data_dir") if data_dir else None
     if folder and not folder.exists():
         raise CurvekitError(f"there is no data folder {folder}; name an existing one, or leave data_dir out")
-    if name in CORPORA:
+    if codes is not None:
+        checked_source(codes)
+        if name in CORPORA:
+            raise CurvekitError(f"codes is {codes!r}, and the corpus {name!r} has none; name a file or a folder")
+        path = existing_path(name, data_dir)
+        corpus, source = _load_coded(path, codes, announce), str(path.resolve())
+    elif name in CORPORA:
         if document != "auto":
             raise CurvekitError(f"corpus {name!r} has documents of its own; leave document={document!r} out")
         corpus, source = _load_named(name, folder, announce)
@@ -300,6 +309,18 @@ def _load_path(path: Path, unit: str, announce: Announce) -> DatasetDict:
     if suffix(path) in TABLES:
         return _divide(documents.read_table(path, unit, announce), str(path), announce)
     return _split_text(path, unit, announce)
+
+
+def _load_coded(path: Path, codes: str, announce: Announce) -> DatasetDict:
+    """A file or a folder, each of whose documents follows its control codes."""
+    if path.is_dir() and (splits := _split_files(path)):
+        _require_all(splits, path)
+        return DatasetDict({split: as_dataset(read_coded(splits[split], codes)) for split in SPLITS})
+    files = [file for file in _visible(path) if suffix(file) in SUFFIXES] if path.is_dir() else [path]
+    rows = as_dataset(read_coded(files, codes))
+    if not rows.num_rows:
+        raise CurvekitError(f"{path} holds no document with a code of {codes!r}; name another source of codes")
+    return _divide(rows, str(path), announce)
 
 
 def _visible(folder: Path) -> list[Path]:

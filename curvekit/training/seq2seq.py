@@ -57,7 +57,7 @@ def check_base(config: RunConfig) -> None:
 def corpus_of(config: RunConfig, announce: Callable[[str], object]) -> DatasetDict:
     """The rows, or the texts, of a run: with keys as :func:`curvekit.text.pairs.load_pairs` reads them."""
     if config.source_key is None or config.target_key is None:
-        return load_corpus(config.corpus, config.data_dir, announce=announce)
+        return load_corpus(config.corpus, config.data_dir, codes=config.codes, announce=announce)
     return load_pairs(
         config.corpus, config.data_dir, source=config.source_key, target=config.target_key, announce=announce
     )

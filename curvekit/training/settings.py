@@ -103,6 +103,14 @@ class RunConfig:
     )
     target_key: str | None = _setting(None, "of rows: what a T5 writes for it (default: the rest of the passage)")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
+    codes: str | None = _setting(
+        None,
+        "control code before each document: column:NAME of a table, folder, file, or file:_ for what stands in a "
+        "file's name before the first _ (default: none)",
+    )
+    code_dropout: float = _setting(
+        0.1, "share of the training documents that stand without their codes, for guidance", least=0, most=1
+    )
     tokenizer: str = _setting(
         "base",
         "base: the base's own; the others are learned from the corpus, which needs scratch",
@@ -297,6 +305,7 @@ class RunConfig:
         self.checked()
         from curvekit.bases.hub import pick_base
         from curvekit.recipes import RECIPES, check_freeze
+        from curvekit.text.coded import checked_source
         from curvekit.text.corpora import CORPORA, existing_path
 
         if self.recipe not in RECIPES:
@@ -311,6 +320,8 @@ class RunConfig:
             )
         if self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)
+        if self.codes is not None:
+            checked_source(self.codes)
         check_freeze(self.freeze)
         if own := _OWN & self.model.keys():
             raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")

@@ -44,7 +44,9 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
+from curvekit.text.coded import codes_of, dropped
 from curvekit.text.corpora import corpus_revision
+from curvekit.text.documents import as_dataset
 from curvekit.text.packing import PaddedExamples, pack, pad
 from curvekit.text.pairs import PairExamples
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
@@ -157,6 +159,10 @@ def fit(
     if config.adapter == "lora":
         lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
         add_adapter(model, config.base, lora, config.seed)
+    if config.codes is not None:
+        model.config.control_codes = codes_of(corpus["train"]["text"])
+        texts = dropped(corpus["train"]["text"], config.code_dropout)
+        corpus = DatasetDict({**corpus, "train": as_dataset(texts)})
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
     _conform(run.folder, model, tokenizer, progress)

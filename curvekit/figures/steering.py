@@ -1,0 +1,58 @@
+"""What steering brings and costs: success under the judge against perplexity under another model, way by way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, shown, styled
+
+SHADES = {"preface": "#7a5195", "codes": "#ef5675", "bag": "#ffa600", "attribute": "#c8553d", "vector": "#1f7a8c",
+          "experts": "#4c956c"}  # fmt: skip
+
+
+@styled
+def success_against_perplexity(rows: Sequence[Mapping[str, Any]], label: str, note: str = "") -> Figure:
+    """A curve for each way over its strengths, with 95 % intervals; the cross is the model as it is.
+
+    Args:
+        rows: ``way, strength, success, success_low, success_high, perplexity, perplexity_low, perplexity_high``.
+        label: what is sought.
+    """
+    ways = list(dict.fromkeys(row["way"] for row in rows if row["way"] != "none"))
+    figure = canvas(
+        f"How often a text is found {shown(label)}, and what that costs",
+        "Share of texts with the label under a judge of words; perplexity under a model that was not steered. Numbers "
+        f"are strengths; intervals (95 %) are over prompts. {note}".strip(),
+        4.6,
+        key=[(way, SHADES.get(way, INK), "-") for way in ways],
+    )
+    ax = figure.subplots()
+    for way in ways:
+        points = sorted((row for row in rows if row["way"] == way), key=lambda row: row["strength"])
+        x, y = [row["perplexity"] for row in points], [row["success"] for row in points]
+        shade = SHADES.get(way, INK)
+        ax.plot(x, y, "-", color=shade, lw=1.6, alpha=0.7)
+        for row in points:
+            ax.plot([row["perplexity"]] * 2, [row["success_low"], row["success_high"]], color=shade, lw=1.4, alpha=0.6)
+            ax.plot([row["perplexity_low"], row["perplexity_high"]], [row["success"]] * 2, color=shade, lw=1.4, alpha=0.6)
+            ax.plot(row["perplexity"], row["success"], "o", ms=6, color=shade, mec=PAPER, zorder=4)
+            ax.annotate(f"{row['strength']:g}", (row["perplexity"], row["success"]), textcoords="offset points",
+                        xytext=(5, 4), size=7.5, color=shade)  # fmt: skip
+    for row in rows:
+        if row["way"] == "none":
+            ax.axhline(row["success"], color=MUTED, lw=0.8, ls=":")
+            ax.axvline(1.3 * row["perplexity"], color=MUTED, lw=0.8, ls=":")
+            ax.plot(row["perplexity"], row["success"], "x", ms=9, mew=2, color=INK, zorder=5)
+            ax.annotate("1.3 times", (1.3 * row["perplexity"], 0.02), textcoords="offset points", xytext=(3, 0),
+                        size=SMALL, color=MUTED)  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+    ax.set_ylim(-0.02, 1.02)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    ax.set_xlabel("perplexity under another model")
+    ax.set_ylabel("texts with the label")
+    return figure
