@@ -177,7 +177,7 @@ def fit(
         lambda: run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
     )
     with in_step():
-        model = _model(config, tokenizer)
+        model = build(config, tokenizer)
         check_room(config, model.config.max_context)
         warn_if_leaking(model)
     by_first(lambda: _conform(run.folder, model, tokenizer, progress))
@@ -201,14 +201,14 @@ def fit(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if here.first:
         if trainer.sharded:
-            model = _model(config, tokenizer)  # whole, for the weights that were saved
+            model = build(config, tokenizer)  # whole, for the weights that were saved
         model.config.use_cache = cached
         kept = _of_training(config, run.history)["kept_step"]
         load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
     by_first(lambda: _save_model(model, tokenizer, run.folder / "model"))
 
 
-def _model(config: RunConfig, tokenizer: Any) -> Any:
+def build(config: RunConfig, tokenizer: Any) -> Any:
     """The model before its first step."""
     model = build_model(
         config.recipe,
