@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +121,14 @@ def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-def save_weights(model: PreTrainedModel, path: Path) -> None:
-    """Write :func:`adapter_state` as one file, which names the base that it belongs to."""
-    state = {name: tensor.contiguous() for name, tensor in adapter_state(model).items()}
+def save_weights(model: PreTrainedModel, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write :func:`adapter_state`, or what is given in its place, as one file, which names the base it belongs to."""
+    state = {name: tensor.contiguous() for name, tensor in (state or adapter_state(model)).items()}
     save_file(state, path, metadata={"base": _record(model)["sha256"]})
 
 
-def load_weights(model: PreTrainedModel, path: Path) -> None:
-    """Read back what :func:`save_weights` wrote.
+def load_weights(model: PreTrainedModel, path: Path, part: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    """Read back what :func:`save_weights` wrote; ``part`` makes of a whole tensor what lies in the model's own.
 
     Raises:
         CurvekitError: it belongs to another base or to an adapter of another shape.
@@ -139,7 +139,8 @@ def load_weights(model: PreTrainedModel, path: Path) -> None:
                 f"{path} was trained on other weights than those that {_record(model)['base']!r} has now; "
                 "restore them, or train anew in another folder"
             )
-        _fill(model, {name: file.get_tensor(name) for name in file.keys()}, adapter_state(model), path)  # noqa: SIM118
+        state, own = {name: file.get_tensor(name) for name in file.keys()}, adapter_state(model)  # noqa: SIM118
+        _fill(model, state, own, path, part)
 
 
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
@@ -384,7 +385,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _fill(model: PreTrainedModel, state: dict[str, Tensor], own: dict[str, Tensor], where: Path) -> None:
+def _fill(
+    model: PreTrainedModel,
+    state: dict[str, Tensor],
+    own: dict[str, Tensor],
+    where: Path,
+    part: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> None:
     """Copy tensors into the model's; all of them, and no others."""
     for name in own.keys() | state.keys():
         given, wanted = (list(each[name].shape) if name in each else None for each in (state, own))
@@ -394,4 +401,4 @@ def _fill(model: PreTrainedModel, state: dict[str, Tensor], own: dict[str, Tenso
                 f"{_record(model)['base']!r} takes {wanted or 'none'}"
             )
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        tensor.copy_(part(state[name], tensor) if part else state[name])

@@ -24,11 +24,13 @@ from typing import Any
 from curvekit import __version__
 from curvekit.cli.flags import Parser
 from curvekit.errors import CurvekitError
+from curvekit.training.processes import LostProcess, place
 
 COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "report",
     "train",
     "pretrain",
+    "search",
     "card",
     "evaluate",
     "generate",
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, word in enumerate(argv, start=1):
             _require_utf8(number, word)
         arguments = parser().parse_args(argv)
+        if place().world > 1 and not getattr(arguments, "many", False):
+            raise CurvekitError(f"{argv[0]} is the work of one process; start it without a launcher")
         with _plain_warnings():
             _load_plugins(arguments)
             status = arguments.run(arguments)
@@ -134,7 +138,8 @@ def _no_memory(error: BaseException) -> bool:
 
 
 def _failed(error: object) -> int:
-    print(f"curvekit: error: {error}", file=sys.stderr)
+    if place().first or isinstance(error, LostProcess):  # of several processes one talks, unless it is gone
+        print(f"curvekit: error: {error}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -18,7 +18,8 @@ def add(commands: Commands) -> None:
         "train and evaluate one recipe; given again after a stop, it goes on",
         "  curvekit train --recipe curve --corpus pydocs --out runs/curve\n"
         "  curvekit train --config runs/curve/config.json --seed 1 --out runs/curve-seed1\n"
-        "  curvekit train --recipe curve --model degree=3 place=0.25",
+        "  curvekit train --recipe curve --model degree=3 place=0.25\n"
+        "  torchrun --nproc-per-node 4 -m curvekit train --recipe curve --corpus wikitext-103 --out runs/curve",
         "curvekit train [--out FOLDER] [SETTING ...]",
     )
     each.add_argument(
@@ -26,12 +27,16 @@ def add(commands: Commands) -> None:
     )
     add_settings(each)
     add_plugin(each)
+    each.set_defaults(many=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from curvekit.training.processes import leave, place
     from curvekit.training.trainer import train
 
     settings = config(arguments)
     done = train(settings, arguments.out or Path("runs") / settings.slug())
-    print_metrics(done.metrics)
-    print(f"{'run':<18}{done.folder}")
+    if place().first:
+        print_metrics(done.metrics)
+        print(f"{'run':<18}{done.folder}")
+    leave()

@@ -192,10 +192,11 @@ def _tokenizer_hash(tokenizer: Any) -> str:
     if backend is not None:
         whole = json.loads(backend.to_str())
         rules = [rules, whole["model"].get("merges"), whole["normalizer"], whole["pre_tokenizer"]]
-    return _sha(json.dumps(rules, sort_keys=True, ensure_ascii=False))
+    return short_hash(json.dumps(rules, sort_keys=True, ensure_ascii=False))
 
 
-def _sha(*texts: str) -> str:
+def short_hash(*texts: str) -> str:
+    """12 hexadecimal digits of some texts, each told apart from the next."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8") + b"\0")
@@ -300,7 +301,7 @@ def score_documents(
             **({"registered": own} if (own := getattr(model.config, "registered", None)) else {}),
             **(signature or {}),
             "documents": len(texts),
-            "texts": _sha(*texts),
+            "texts": short_hash(*texts),
             "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
             "vocabulary": len(tokenizer),
             "tokenizer_hash": _tokenizer_hash(tokenizer),

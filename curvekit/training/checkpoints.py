@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file
+from safetensors.torch import load_file, load_model, save_file
 from transformers import Trainer, TrainerState
 
 from curvekit.bases import adapters
 from curvekit.errors import CurvekitError
 from curvekit.ownership import broken, seal
+from curvekit.training import sharding
+from curvekit.training.processes import place
 from curvekit.training.runs import is_checkpoint
 
 WEIGHTS = "model.safetensors"
@@ -70,7 +72,18 @@ class SafeTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         folder = Path(output_dir or str(self.args.output_dir))
-        if adapters.is_adapted(model):
+        if sharding.is_sharded(model):
+            adapted = adapters.is_adapted(model)
+            state = sharding.whole(adapters.adapter_state(model) if adapted else model.state_dict())
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                if adapted:
+                    adapters.save_weights(model, folder / WEIGHTS, state)
+                else:
+                    save_file(sharding.unique(model, state), folder / WEIGHTS, metadata={"format": "pt"})
+        elif not self.args.should_save:
+            return
+        elif adapters.is_adapted(model):
             folder.mkdir(parents=True, exist_ok=True)
             adapters.save_weights(model, folder / WEIGHTS)
         else:
@@ -79,11 +92,12 @@ class SafeTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         scaler = self.accelerator.scaler
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
             "scheduler": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        save_state(Path(output_dir) / OPTIMIZER, state)
+        if self.args.should_save:
+            save_state(Path(output_dir) / OPTIMIZER, state)
 
     def _save_scaler(self, output_dir: str) -> None:
         """Nothing: fp16's loss scale lies beside the optimiser."""
@@ -94,7 +108,8 @@ class SafeTrainer(Trainer):
         state = {"python": random.getstate(), "numpy": numbers, "cpu": torch.get_rng_state(), "cuda": []}
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state_all()
-        save_state(Path(output_dir) / DICE, state)
+        if self.args.should_save:
+            save_state(Path(output_dir) / DICE, state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS)
@@ -106,7 +121,8 @@ class SafeTrainer(Trainer):
         if checkpoint is None:
             return
         state = load_state(Path(checkpoint) / OPTIMIZER)
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate puts one around it
+        self.optimizer.load_state_dict(sharding.optimizer_parts(own, state["optimizer"]))
         self.lr_scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -124,12 +140,16 @@ class SafeTrainer(Trainer):
         torch.set_rng_state(state["cpu"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+        if rank := place().rank:  # the first process goes on with its dice, the others with dice of their own
+            torch.manual_seed((int(self.args.seed) + 1_000_003 * rank + step_of(Path(checkpoint))) % 2**63)
 
 
 def load_weights(model: Any, path: Path) -> None:
     """A checkpoint's weights; of a model with an adapter those that are trained, its base having the others."""
     if adapters.is_adapted(model):
-        adapters.load_weights(model, path)
+        adapters.load_weights(model, path, sharding.part_of)
+    elif sharding.is_sharded(model):
+        sharding.load_whole(model, load_file(path))
     else:
         load_model(model, path)
 

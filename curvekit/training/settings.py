@@ -190,6 +190,11 @@ class RunConfig:
     )
     gradient_checkpointing: bool = _setting(False, "less memory, about a third slower", result=False)
     compile: bool = _setting(False, "torch.compile the model")
+    shard: bool = _setting(
+        False,
+        "of several processes each keeps a part of weights, gradients and optimiser (FSDP2), not a copy (DDP)",
+        result=False,
+    )
 
     eval_every: int = _setting(
         None, "steps from one validation loss to the next (default: a quarter of steps, at most 300)", least=1

@@ -223,13 +223,18 @@ def watching(
     rows: list[Row],
     display: str = "auto",
     on_row: Callable[[Row], None] | None = None,
+    first: bool = True,
 ) -> Iterator[list[Watcher]]:
     """Those who watch a run, started, and closed when it ends or fails.
 
     Args:
         display: ``bar``, ``lines``, ``none``; ``auto`` is a bar where someone looks at it, else lines.
         on_row: called with every new row.
+        first: of several processes the first is watched, and no other.
     """
+    if not first:
+        yield []
+        return
     kinds: dict[str, type[Watcher]] = {"bar": Bar, "lines": Lines, "none": Watcher}
     trackers: dict[str, type[Watcher]] = {"wandb": Wandb, "tensorboard": TensorBoard, "none": Watcher}
     display = pick(display, DISPLAYS, "progress display")

@@ -9,13 +9,12 @@ run that nobody disturbed (bit for bit on a CPU; on a GPU as far as its kernels 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,19 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from curvekit.bases.adapters import Lora, add_adapter, is_adapted, save_adapter
-from curvekit.bases.building import architecture_of, base_config, build_model, is_seq2seq
+from curvekit.bases.building import architecture_of, base_config, build_model
 from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
-from curvekit.conversion import calibrate
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.conformance import conformance
-from curvekit.evaluation.metrics import score_documents, text_metrics
+from curvekit.evaluation.metrics import text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.coded import codes_of, dropped
-from curvekit.text.corpora import corpus_revision
-from curvekit.text.documents import as_dataset
+from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
-from curvekit.text.pairs import PairExamples
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
-from curvekit.training import seq2seq
 from curvekit.training.checkpoints import (
     WEIGHTS,
     SafeTrainer,
@@ -62,11 +56,23 @@ from curvekit.training.checkpoints import (
     step_of,
     writing,
 )
+from curvekit.training.dealing import Dealt, Filled
 from curvekit.training.losses import frozen_head_loss
 from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.preflight import check_room, check_run, check_texts, precision
+from curvekit.training.processes import (
+    agree,
+    by_first,
+    first_then_others,
+    in_step,
+    meeting,
+    place,
+    share_of_batch,
+)
 from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
+from curvekit.training.scoring import shared_score
 from curvekit.training.settings import SPLITS, RunConfig
+from curvekit.training.sharding import is_sharded, shard
 from curvekit.training.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
@@ -103,32 +109,55 @@ def train(
     """
     config.validate()
     folder = Path(folder)
-    with claimed(config, folder) as run:
-        if run.finished:
-            _clear(folder)  # of what a kill at the very end left
+    with meeting() as here, _claimed(config, folder) as run:
+        share_of_batch(config.batch_size, config.accumulate, here.world)
+        finished, trained = by_first(lambda: [run.finished, run.trained])
+        if finished:
+            by_first(lambda: _clear(folder))  # of what a kill at the very end left
             return run
-        if not run.trained:
-            check_run(config)
         told: list[str] = []  # while nobody watches yet
-        corpus = seq2seq.corpus_of(config, told.append)
-        if not run.trained:
-            check_texts(config, corpus)
-        revision = _same_corpus(folder, corpus)
-        checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
-        if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
-            warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
-            _clear(folder, "checkpoints")
-            checkpoint = None
-        if not run.trained:
-            rows = _take_back(folder, rows, checkpoint)
-        with watching(config, folder, rows, progress, on_row) as watchers, quiet():
-            shown = progress != "none"
+        with in_step():
+            if not trained:
+                check_run(config)
+        agree(config.fingerprint(), "settings")
+        corpus = first_then_others(lambda: load_corpus(config.corpus, config.data_dir, announce=told.append))
+        agree(corpus_revision(corpus), "corpora")
+        with in_step():
+            if not trained:
+                check_texts(config, corpus)
+        revision = by_first(lambda: _same_corpus(folder, corpus))
+        checkpoint, rows = by_first(lambda: _goes_on(run))
+        with watching(config, folder, rows, progress, on_row, here.first) as watchers, quiet():
+            shown = progress != "none" and here.first
             for text in told:
                 _tell(watchers, text, lasting=True)
-            if not run.trained:
-                fit(config, run, corpus, checkpoint, watchers, shown)
+            if not trained:
+                fit(config, run, corpus, checkpoint and Path(checkpoint), watchers, shown)
             evaluate(config, run, corpus, revision, watchers, shown)
     return run
+
+
+@contextlib.contextmanager
+def _claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
+    """The run's folder, held by the first process for all, which see it on one disk."""
+    with contextlib.ExitStack() as stack:
+        by_first(lambda: stack.enter_context(claimed(config, folder)) and None)
+        with in_step():
+            if not (folder / "config.json").exists():
+                raise CurvekitError(f"process {place().rank} does not see {folder}; name a folder that all machines share")
+        yield Run(folder)
+
+
+def _goes_on(run: Run) -> tuple[str | None, list[Row]]:
+    """The checkpoint from which training goes on, if any, and the rows of the history up to it."""
+    if run.trained:
+        return None, run.history
+    checkpoint, rows = last_whole_checkpoint(run.folder / "checkpoints"), run.history
+    if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
+        warnings.warn(f"{run.folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
+        _clear(run.folder, "checkpoints")
+        checkpoint = None
+    return checkpoint and str(checkpoint), _take_back(run.folder, rows, checkpoint)
 
 
 def fit(
@@ -143,9 +172,44 @@ def fit(
 
     With patience the weights kept are those of the lowest validation loss, else the last ones.
     """
-    of_targets = seq2seq.writes_targets(config)
-    learned_from = seq2seq.texts_of(corpus["train"]) if of_targets else corpus["train"]["text"]
-    tokenizer = run_tokenizer(config.tokenizer, config.base, learned_from, config.vocabulary)
+    here = place()
+    tokenizer = first_then_others(
+        lambda: run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
+    )
+    with in_step():
+        model = build(config, tokenizer)
+        check_room(config, model.config.max_context)
+        warn_if_leaking(model)
+    by_first(lambda: _conform(run.folder, model, tokenizer, progress))
+    tokens = run.folder / "tokens"
+    by_first(lambda: [_scaffold(run.folder, name) and None for name in ("tokens", "checkpoints")])
+    blocks, validation = first_then_others(lambda: _examples(config, corpus, tokenizer, tokens, progress))
+    if isinstance(blocks, PaddedExamples):
+        _tell(watchers, f"{blocks}", lasting=True)
+    callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
+    if config.patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    arguments = training_arguments(
+        config, run.folder / "checkpoints", model.config.base_is_random, fresh=checkpoint is None
+    )
+    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
+    trainer = RunTrainer(model, arguments, config, blocks, validation, callbacks)
+    if here.world > 1:
+        kept = "each with a part of the weights" if is_sharded(model) else "each with all weights"
+        _tell(watchers, f"{here.world} processes, {kept}", lasting=True)
+    if checkpoint is None or not is_last(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if here.first:
+        if trainer.sharded:
+            model = build(config, tokenizer)  # whole, for the weights that were saved
+        model.config.use_cache = cached
+        kept = _of_training(config, run.history)["kept_step"]
+        load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
+    by_first(lambda: _save_model(model, tokenizer, run.folder / "model"))
+
+
+def build(config: RunConfig, tokenizer: Any) -> Any:
+    """The model before its first step."""
     model = build_model(
         config.recipe,
         config.base,
@@ -159,59 +223,13 @@ def fit(
     if config.adapter == "lora":
         lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
         add_adapter(model, config.base, lora, config.seed)
-    if config.codes is not None:
-        model.config.control_codes = codes_of(corpus["train"]["text"])
-        texts = dropped(corpus["train"]["text"], config.code_dropout)
-        corpus = DatasetDict({**corpus, "train": as_dataset(texts)})
-    check_room(config, model.config.max_context)
-    warn_if_leaking(model)
-    _conform(run.folder, model, tokenizer, progress)
-    _scaffold(run.folder, "checkpoints")
-    if of_targets:
-        blocks, validation = seq2seq.examples(config, corpus, tokenizer)
-    else:
-        blocks, validation = _blocks(config, run, corpus, tokenizer, progress)
-    if isinstance(blocks, PaddedExamples | PairExamples):
-        _tell(watchers, f"{blocks}", lasting=True)
-    if checkpoint is None and not of_targets:
-        _convert(config, model, blocks)
-    callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
-    if config.patience:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    arguments = _arguments(config, run.folder, model.config.base_is_random, checkpoint is None, of_targets)
-    cached = model.config.use_cache  # the Trainer turns it off, and what is saved shall generate with a cache
-    own: Any = None  # the Trainer's AdamW
-    if config.optimizer == "muon" or config.added_rate != 1:
-        make = muon if config.optimizer == "muon" else adamw
-        own = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
-    trainer = _Trainer(
-        model,
-        arguments,
-        optimizers=(own, None),  # None: the Trainer's schedule
-        train_dataset=blocks,
-        eval_dataset=validation,
-        callbacks=callbacks,
-        compute_metrics=functools.partial(_over_tokens, ahead=not of_targets),
-        preprocess_logits_for_metrics=functools.partial(_hits, ahead=not of_targets),
-        data_collator=seq2seq.collator(model) if of_targets else None,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if checkpoint is None or not is_last(checkpoint):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model.config.use_cache = cached
-    kept = _of_training(config, run.history)["kept_step"]
-    load_weights(model, run.folder / "checkpoints" / f"checkpoint-{kept}" / WEIGHTS)
-    _save_model(model, tokenizer, run.folder / "model")
+    return model
 
 
-def _blocks(
-    config: RunConfig, run: Run, corpus: DatasetDict, tokenizer: Any, progress: bool
-) -> tuple[torch.utils.data.Dataset, torch.utils.data.Dataset]:
-    """The examples of text that train, and those that validate."""
-    held_out = _held_out(config, corpus, "validation", tokenizer)
-    tokens = _scaffold(run.folder, "tokens")
+def _examples(config: RunConfig, corpus: DatasetDict, tokenizer: Any, tokens: Path, progress: bool) -> tuple[Any, Any]:
+    """What trains and what validates, cut into blocks."""
     laid_out = pad if config.examples == "padded" else pack
-    train, validation = (
+    blocks, validation = (
         laid_out(
             texts,
             cutter,
@@ -222,20 +240,10 @@ def _blocks(
         )
         for split, texts, cutter in (
             ("train", *_training_text(config, corpus["train"], tokenizer)),
-            ("validation", held_out, tokenizer),
+            ("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer),
         )
     )
-    return train, validation
-
-
-def _convert(config: RunConfig, model: Any, blocks: Any) -> None:
-    """Let sinks that are new to a pretrained softmax model begin low; those that the base brought stay."""
-    if model.config.attention != "sink" or model.config.base_is_random or not config.sink_share:
-        return
-    sinks = [each for name, each in model.named_parameters() if name.endswith("log_sink")]
-    if "log_sink" not in config.model and all((each == model.config.log_sink).all() for each in sinks):
-        device = sinks[0].device
-        calibrate(model, blocks[0]["input_ids"].to(device)[None], config.sink_share)
+    return blocks, validation
 
 
 def evaluate(
@@ -252,44 +260,47 @@ def evaluate(
     ``tokens_per_second`` and ``train_seconds`` count training steps alone. ``best_step`` had the lowest validation
     loss, ``kept_step`` are the weights that are scored.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = place()
+    device = torch.device(f"cuda:{here.local_rank}" if torch.cuda.is_available() else "cpu")
     model: Any = run.model()
     model.to(device)
     tokenizer: Any = run.tokenizer()
-    of_targets = is_seq2seq(model.config)
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         _require_there(run.folder)
-        _tell(watchers, f"scoring the {split} {'targets' if of_targets else 'documents'}")
-        signature = {
-            "model": Path(config.base).name,
-            "corpus": Path(config.corpus).name,
-            "revision": revision[split],
-            "split": split,
-        }
-        if of_targets:
-            pairs = seq2seq.held_out(config, corpus, split, tokenizer)
-            found = seq2seq.score(config, model, tokenizer, pairs, signature, progress)
-        else:
-            found = score_documents(
-                model,
-                tokenizer,
-                _held_out(config, corpus, split, tokenizer),
-                context=config.window,
-                stride=config.stride,
-                keep_tokens=config.keep_tokens,
-                progress=progress,
-                signature=signature,
-            )
-        score = found.to_dict()
-        write_json(run.folder / f"scores-{split}.json", score)
+        _tell(watchers, f"scoring the {split} documents")
+        score = shared_score(
+            model,
+            tokenizer,
+            _held_out(config, corpus, split, tokenizer),
+            context=config.window,
+            stride=config.stride,
+            keep_tokens=config.keep_tokens,
+            progress=progress,
+            signature={
+                "model": Path(config.base).name,
+                "corpus": Path(config.corpus).name,
+                "revision": revision[split],
+                "split": split,
+            },
+        ).to_dict()
+        by_first(lambda: write_json(run.folder / f"scores-{split}.json", score) and None)  # noqa: B023
         figures[split] = {name: score[name] for name in (*LANGUAGE_METRICS, "leaks", "signature")}
+    return by_first(lambda: _finished(config, run, corpus, model, tokenizer, figures, watchers))
 
+
+def _finished(
+    config: RunConfig,
+    run: Run,
+    corpus: DatasetDict,
+    model: Any,
+    tokenizer: Any,
+    figures: dict[str, dict[str, Any]],
+    watchers: Sequence[Watcher],
+) -> dict[str, Any]:
+    """Write the samples and, last of all, the metrics."""
     _tell(watchers, "writing samples")
-    if of_targets:
-        samples = seq2seq.samples(config, model, tokenizer, corpus)
-    else:
-        samples = _samples(config, model, tokenizer, corpus["test"]["text"])
+    samples = _samples(config, model, tokenizer, corpus["test"]["text"])
     write_jsonl(run.folder / "samples.jsonl", samples)
     texts: dict[str, Any] = dict.fromkeys(TEXT_METRICS)
     if samples:
@@ -354,19 +365,74 @@ def _conform(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     if (folder / CONFORMANCE).exists():
         return
     found = conformance(model, tokenizer)
-    config: Any = model.config
-    if config.registered and found.leak > 0 and not config.leaks:
-        parts = " and ".join(map(repr, config.registered))
-        raise CurvekitError(
-            f"the recipe {config.recipe!r} sees the future through {parts}: its logits move by {found.leak:.1e} when "
-            "later words change; mend what is registered"
-        )
     if shown:
         print(f"conformance: {found.line()}", file=sys.stderr, flush=True)
     write_json(folder / CONFORMANCE, found.to_dict())
 
 
-class _Trainer(SafeTrainer):
+class RunTrainer(SafeTrainer):
+    """The Trainer of a run: its batches, dealt out to all processes, its optimiser, and its loss."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        config: RunConfig,
+        blocks: Any,
+        validation: Any,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        here = place()
+        turn = arguments.per_device_train_batch_size * here.world
+        super().__init__(
+            model,
+            arguments,
+            train_dataset=Filled(blocks, turn) if here.world > 1 else blocks,
+            eval_dataset=Filled(validation, turn) if here.world > 1 and validation is not None else validation,
+            callbacks=callbacks,
+            compute_metrics=_over_tokens,
+            preprocess_logits_for_metrics=_hits,
+        )
+        self.remove_callback(PrinterCallback)
+        self.sharded = config.shard and here.world > 1
+        if self.sharded:
+            shard(model)
+            self.is_distributed_loading_by_transformers = True  # the Trainer leaves such a model as it is
+        if config.optimizer == "muon" or config.added_rate != 1:  # else the Trainer's AdamW
+            make = muon if config.optimizer == "muon" else adamw
+            self.optimizer = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(examples, Filled):
+            return Dealt(examples, self.args.data_seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _track_num_input_tokens(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Blank rows are no tokens."""
+        if place().world > 1:
+            real = (inputs["labels"] != -100).any(1)
+            inputs = {name: inputs[name][real] for name in ("input_ids", "attention_mask") if name in inputs}
+        super()._track_num_input_tokens(inputs)
+
+    def prediction_step(self, *inputs: Any, **options: Any) -> Any:
+        """A validation batch's loss is the mean over its own tokens, as :func:`_over_tokens` reads it."""
+        self.args.average_tokens_across_devices = False
+        try:
+            return super().prediction_step(*inputs, **options)
+        finally:
+            self.args.average_tokens_across_devices = True
+
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Sum the gradients of a step's batches before they are shared."""
+        model: Any = self.model
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -429,24 +495,25 @@ class _History(TrainerCallback):
                 "lower learning_rate, lengthen warmup, or use precision 'float32'"
             )
         _require_there(self.path.parent)
-        append_jsonl(self.path, row)
+        if place().first:
+            append_jsonl(self.path, row)
         for watcher in self.watchers:
             watcher.row(row)
 
 
-def _arguments(
-    config: RunConfig, folder: Path, base_is_random: bool, fresh: bool, of_targets: bool
-) -> TrainingArguments:
+def training_arguments(config: RunConfig, folder: Path, base_is_random: bool, fresh: bool) -> TrainingArguments:
+    """The Trainer's settings for a run whose checkpoints lie in ``folder``."""
+    batch_size, accumulate = share_of_batch(config.batch_size, config.accumulate, place().world)
     cuda = torch.cuda.is_available()
     numbers = precision(config)
     rate = config.learning_rate
     arguments = TrainingArguments(
-        use_cpu=numbers == "bf16" and not cuda,
-        output_dir=str(folder.resolve() / "checkpoints"),
+        use_cpu=not cuda,  # else accelerate knows no CPU among several
+        output_dir=str(folder.resolve()),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulate,
         learning_rate=_default_rate(config, base_is_random) if rate is None else rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
@@ -458,7 +525,7 @@ def _arguments(
         torch_compile=config.compile,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would put another number in the place of a NaN
-        include_num_input_tokens_seen="non_padding" if config.examples == "padded" or of_targets else "all",
+        include_num_input_tokens_seen="all" if config.examples == "packed" else "non_padding",
         include_for_metrics=["loss"],
         eval_on_start=fresh and not base_is_random,  # what fine-tuning gains is seen from here
         eval_strategy="steps",
@@ -486,30 +553,31 @@ def _default_rate(config: RunConfig, base_is_random: bool) -> float:
     return 1e-3 if base_is_random or config.base in SHIPPED else 1e-4
 
 
-def _over_tokens(predicted: EvalPrediction, ahead: bool = True) -> dict[str, float]:
-    """Loss and accuracy a scored token; a label is ``ahead`` of its logits by one, but in a T5's target beside them.
+def _over_tokens(predicted: EvalPrediction) -> dict[str, float]:
+    """Loss and accuracy a scored token.
 
     ``losses`` has each batch's mean over its tokens once for every example. Averaged as they are, which is what the
     Trainer does by itself, a batch of short documents would weigh as much as one of long ones.
     """
-    scored = np.asarray(predicted.label_ids)[:, int(ahead) :] != -100  # [examples, block - 1]
-    losses = np.asarray(predicted.losses, np.float64)[: len(scored)]
+    scored = np.asarray(predicted.label_ids)[:, 1:] != -100  # [examples, block - 1]
+    counts = scored.sum(1)
+    losses = np.where(counts, np.asarray(predicted.losses, np.float64)[: len(scored)], 0.0)  # a blank batch has none
     hits = np.asarray(predicted.predictions)[scored]
-    return {"loss": float((losses * scored.sum(1)).sum() / scored.sum()), "accuracy": float(hits.mean())}
+    return {"loss": float((losses * counts).sum() / scored.sum()), "accuracy": float(hits.mean())}
 
 
-def _hits(logits: Any, labels: torch.Tensor, ahead: bool = True) -> torch.Tensor:
-    """Whether each token was ranked first: booleans [batch, block - 1], of a target [batch, time]."""
+def _hits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Whether each next token was ranked first: booleans [batch, block - 1]."""
     logits = logits[0] if isinstance(logits, tuple) else logits
-    return logits[:, :-1].argmax(-1) == labels[:, 1:] if ahead else logits.argmax(-1) == labels
+    return logits[:, :-1].argmax(-1) == labels[:, 1:]
 
 
 def _dropout(config: RunConfig) -> dict[str, float]:
-    """The base's own settings of dropout: of embeddings and residuals, none of attention; a T5 has one for all."""
+    """The base's own settings of dropout: of embeddings and residuals, none of attention."""
     architecture = architecture_of(base_config(config.base))
     if config.dropout and not architecture.dropouts:
         raise CurvekitError(f"dropout is {config.dropout}, and a {architecture.title} has none; leave it at 0")
-    return {architecture.attention_dropout: 0.0} | dict.fromkeys(architecture.dropouts, config.dropout)
+    return dict.fromkeys(architecture.dropouts, config.dropout) | {architecture.attention_dropout: 0.0}
 
 
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:

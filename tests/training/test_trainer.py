@@ -266,7 +266,7 @@ def test_bf16_trains_to_nearly_the_same_losses(undisturbed, config, tmp_path):
 
 def test_only_matrices_decay(tiny_base, tiny_tokenizer):
     model = build_model("sink", str(tiny_base), tiny_tokenizer)
-    decayed = training._Trainer.get_decay_parameter_names(training._Trainer.__new__(training._Trainer), model)
+    decayed = training.RunTrainer.get_decay_parameter_names(training.RunTrainer.__new__(training.RunTrainer), model)
     assert "transformer.h.0.attn.c_attn.weight" in decayed
     shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
     assert "transformer.h.0.attn.log_sink" in shapes

@@ -95,14 +95,14 @@ def test_frozen_weights_stay_and_the_others_move(freeze, config, tmp_path, tiny_
 def test_the_optimiser_holds_what_is_trained_and_nothing_else(config, tmp_path, monkeypatch):
     seen = []
 
-    class Spy(training._Trainer):
+    class Spy(training.RunTrainer):
         def create_optimizer(self, *args, **kwargs):
             optimizer = super().create_optimizer(*args, **kwargs)
             names = {id(parameter): name for name, parameter in self.model.named_parameters()}
             seen.append({names[id(p)] for group in optimizer.param_groups for p in group["params"]})
             return optimizer
 
-    monkeypatch.setattr(training, "_Trainer", Spy)
+    monkeypatch.setattr(training, "RunTrainer", Spy)
     train(dataclasses.replace(config, freeze="all_but_head"), tmp_path / "run", progress="none")
     assert seen[0] == {"lm_head.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"}
 
