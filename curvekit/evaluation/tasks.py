@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,59 +87,39 @@ class TaskResult:
         ]
 
 
-def evaluate_task(
+class Asked(NamedTuple):
+    """Items as a model is asked them: the examples of a split, how they become tokens, and what figures depend on."""
+
+    rows: TaskRows
+    examples: list[Example]
+    prompter: Prompter
+    signature: dict[str, Any]
+
+
+def ask(
     model: Any,
     tokenizer: Any,
     rows: TaskRows,
-    *,
     split: str = "test",
     items: int | None = None,
     room: int | None = None,
     form: str = "auto",
-    batch_size: int = 16,
     signature: Mapping[str, Any] | None = None,
-    progress: bool = False,
-) -> TaskResult:
-    """Measure a model on the items of a split.
+) -> Asked:
+    """The items of a split for a model.
 
     Args:
         items: only so many, spread evenly over the split; default: all.
         room: tokens that an example may have, answer included; default: the model's positions, at most :data:`ROOM`.
         form: ``auto``, ``plain`` or ``chat``, see :class:`curvekit.text.prompts.Prompter`.
-        batch_size: prompts answered at once; changes no answer but by rounding.
         signature: what only the caller knows, such as ``model``.
 
     Raises:
-        CurvekitError: more room than the model has; a template that leaves no room for the answer; no chat template.
+        CurvekitError: more room than the model has; no chat template.
     """
-    start, task = time.perf_counter(), rows.task
     room = _room(model, room)
-    prompter = Prompter(task, tokenizer, room, form)
+    prompter, task = Prompter(rows.task, tokenizer, room, form), rows.task
     examples = spread(rows.split(split), items)
-    leaks = warn_if_leaking(model)
-    score, cut = score_answers(model, prompter, examples, progress)
-    if task.kind == "choice":
-        answers, figures = choose(model, prompter, examples, progress)
-        windowed = 0
-    else:
-        answers, windowed = write_answers(model, prompter, examples, batch_size, progress)
-        figures = {}
-    texts = [row["answer"] for row in answers]
-    judged, per_item = judge(task, texts, examples)
-    reasons = Counter(row["reason"] for row in answers)
-    counts = {
-        "items": len(examples),
-        "empty": sum(not text.strip() for text in texts),
-        "truncated": reasons["length"],
-        "stopped": reasons["stop string"],
-        "cut": cut,
-        "windowed": windowed,
-        "left_out": rows.left_out if split == "test" else 0,
-    }
-    without = {
-        name: _flat(judge(task, [answer(each) for each in examples], examples)[0])
-        for name, answer in baselines(task, rows.train).items()
-    }
     told = {
         "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
         "recipe": getattr(model.config, "recipe", None) or "none",
@@ -155,14 +135,58 @@ def evaluate_task(
         "room": room,
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "leaks": leaks,
+        "leaks": warn_if_leaking(model),
         **{name: version(name) for name in ("torch", "transformers")},
         "curvekit": curvekit.__version__,
     }
-    score.leaks, score.signature = leaks, {**told, "denominators": DENOMINATORS, "scored": "answers only"}
-    figures = {"perplexity": score.perplexity, "nats": score.loss, **judged, **figures}
+    return Asked(rows, examples, prompter, told)
+
+
+def score_task(model: Any, asked: Asked, progress: bool = False) -> tuple[LanguageModelScore, int]:
+    """The score of the right answers, an item a document, and how many examples did not fit as a whole."""
+    score, cut = score_answers(model, asked.prompter, asked.examples, progress)
+    score.leaks = asked.signature["leaks"]
+    score.signature = {**asked.signature, "denominators": DENOMINATORS, "scored": "answers only"}
+    return score, cut
+
+
+def evaluate_task(model: Any, asked: Asked, *, batch_size: int = 16, progress: bool = False) -> TaskResult:
+    """Measure a model on the items it is asked.
+
+    Args:
+        batch_size: prompts answered at once; changes no answer but by rounding.
+
+    Raises:
+        CurvekitError: a template that leaves no room for the answer.
+    """
+    start = time.perf_counter()
+    rows, examples, prompter, signature = asked
+    task = rows.task
+    score, cut = score_task(model, asked, progress)
+    windowed, choice = 0, dict[str, Any]()
+    if task.kind == "choice":
+        answers, choice = choose(model, prompter, examples, progress)
+    else:
+        answers, windowed = write_answers(model, prompter, examples, batch_size, progress)
+    texts = [row["answer"] for row in answers]
+    judged, per_item = judge(task, texts, examples)
+    reasons = Counter(row["reason"] for row in answers)
+    counts = {
+        "items": len(examples),
+        "empty": sum(not text.strip() for text in texts),
+        "truncated": reasons["length"],
+        "stopped": reasons["stop string"],
+        "cut": cut,
+        "windowed": windowed,
+        "left_out": rows.left_out if signature["split"] == "test" else 0,
+    }
+    without = {
+        name: _flat(judge(task, [answer(each) for each in examples], examples)[0])
+        for name, answer in baselines(task, rows.train).items()
+    }
+    figures = {"perplexity": score.perplexity, "nats": score.loss, **judged, **choice}
     seconds = time.perf_counter() - start
-    return TaskResult(task, figures, per_item, answers, score, counts, without, told, seconds)
+    return TaskResult(task, figures, per_item, answers, score, counts, without, signature, seconds)
 
 
 def spread(examples: Sequence[Example], items: int | None) -> list[Example]:

@@ -43,7 +43,9 @@ from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
 from curvekit.text.corpora import corpus_revision, load_corpus
+from curvekit.text.examples import PackedExamples
 from curvekit.text.packing import PaddedExamples, pack, pad
+from curvekit.text.rows import TaskRows
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.training.checkpoints import (
     WEIGHTS,
@@ -61,6 +63,7 @@ from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.preflight import check_room, check_run, check_texts, precision
 from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
 from curvekit.training.settings import SPLITS, RunConfig
+from curvekit.training.tasks import as_corpus, measure, score, task_blocks, task_rows
 from curvekit.training.tracking import Row, Watcher, watching
 
 __all__ = ["Run", "RunConfig", "evaluate", "fit", "load_run", "train"]
@@ -104,24 +107,25 @@ def train(
         if not run.trained:
             check_run(config)
         told: list[str] = []  # while nobody watches yet
-        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
-        if not run.trained:
+        rows = None if config.task is None else task_rows(config, told.append)
+        corpus = as_corpus(rows) if rows else load_corpus(config.corpus, config.data_dir, announce=told.append)
+        if not run.trained and rows is None:
             check_texts(config, corpus)
         revision = _same_corpus(folder, corpus)
-        checkpoint, rows = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
-        if checkpoint and all(row["step"] < step_of(checkpoint) for row in rows):
+        checkpoint, history = None if run.trained else last_whole_checkpoint(folder / "checkpoints"), run.history
+        if checkpoint and all(row["step"] < step_of(checkpoint) for row in history):
             warnings.warn(f"{folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
             _clear(folder, "checkpoints")
             checkpoint = None
         if not run.trained:
-            rows = _take_back(folder, rows, checkpoint)
-        with watching(config, folder, rows, progress, on_row) as watchers, quiet():
+            history = _take_back(folder, history, checkpoint)
+        with watching(config, folder, history, progress, on_row) as watchers, quiet():
             shown = progress != "none"
             for text in told:
                 _tell(watchers, text, lasting=True)
             if not run.trained:
-                fit(config, run, corpus, checkpoint, watchers, shown)
-            evaluate(config, run, corpus, revision, watchers, shown)
+                fit(config, run, corpus, checkpoint, watchers, shown, rows)
+            evaluate(config, run, corpus, revision, watchers, shown, rows)
     return run
 
 
@@ -132,10 +136,12 @@ def fit(
     checkpoint: Path | None = None,
     watchers: Sequence[Watcher] = (),
     progress: bool = False,
+    rows: TaskRows | None = None,
 ) -> None:
     """Train from the base, or on from a checkpoint; write the rows of ``history.jsonl``, then ``model/``.
 
-    With patience the weights kept are those of the lowest validation loss, else the last ones.
+    With the ``rows`` of a task, what is trained are its answers. With patience the weights kept are those of the
+    lowest validation loss, else the last ones.
     """
     tokenizer = run_tokenizer(config.tokenizer, config.base, corpus["train"]["text"], config.vocabulary)
     model = build_model(
@@ -154,25 +160,11 @@ def fit(
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
     _conform(run.folder, model, tokenizer, progress)
-    held_out = _held_out(config, corpus, "validation", tokenizer)
-    tokens = _scaffold(run.folder, "tokens")
     _scaffold(run.folder, "checkpoints")
-    laid_out = pad if config.examples == "padded" else pack
     blocks, validation = (
-        laid_out(
-            texts,
-            cutter,
-            config.block_size,
-            tokens / f"{split}.safetensors",
-            progress,
-            f"the {split} split",
-        )
-        for split, texts, cutter in (
-            ("train", *_training_text(config, corpus["train"], tokenizer)),
-            ("validation", held_out, tokenizer),
-        )
+        task_blocks(config, rows, tokenizer) if rows else _blocks(config, run.folder, corpus, tokenizer, progress)
     )
-    if isinstance(blocks, PaddedExamples):
+    if isinstance(blocks, PaddedExamples | PackedExamples):
         _tell(watchers, f"{blocks}", lasting=True)
     callbacks: list[TrainerCallback] = [_History(run.folder / "history.jsonl", watchers)]
     if config.patience:
@@ -209,10 +201,12 @@ def evaluate(
     revision: dict[str, str],
     watchers: Sequence[Watcher] = (),
     progress: bool = False,
+    rows: TaskRows | None = None,
 ) -> dict[str, Any]:
     """Score the held-out splits, continue held-out beginnings, and write ``metrics.json``, the last file of a run.
 
     The figures of the test split stand at the top, those of the validation split under ``validation``.
+    With the ``rows`` of a task, losses are of right answers alone, and ``task`` tells how right the model's own are.
     ``tokens_per_second`` and ``train_seconds`` count training steps alone. ``best_step`` had the lowest validation
     loss, ``kept_step`` are the weights that are scored.
     """
@@ -220,6 +214,45 @@ def evaluate(
     model: Any = run.model()
     model.to(device)
     tokenizer: Any = run.tokenizer()
+    if rows:
+        figures, samples, texts = _task_figures(config, run, rows, model, tokenizer, watchers, progress)
+    else:
+        figures, samples, texts = _text_figures(config, run, corpus, revision, model, tokenizer, watchers, progress)
+    write_jsonl(run.folder / "samples.jsonl", samples)
+    metrics = (
+        {"recipe": config.recipe, "seed": config.seed, "fingerprint": config.fingerprint()}
+        | figures["test"]
+        | texts
+        | _of_training(config, run.history)
+        | {
+            "parameters": model.num_parameters(),
+            "trainable_parameters": model.num_parameters(only_trainable=True),
+            "base_is_random": model.config.base_is_random,
+            "precision": precision(config),
+            "conformance": read_json(run.folder / CONFORMANCE) if (run.folder / CONFORMANCE).exists() else None,
+            "validation": figures["validation"],
+        }
+    )
+    for watcher in watchers:
+        watcher.finish(metrics, samples)
+    _require_there(run.folder)
+    write_json(run.folder / "metrics.json", metrics)
+    _clear(run.folder)
+    (run.folder / CONFORMANCE).unlink(missing_ok=True)  # metrics.json has it
+    return metrics
+
+
+def _text_figures(
+    config: RunConfig,
+    run: Run,
+    corpus: DatasetDict,
+    revision: dict[str, str],
+    model: Any,
+    tokenizer: Any,
+    watchers: Sequence[Watcher],
+    progress: bool,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]], dict[str, Any]]:
+    """Of a corpus: the figures of each split, samples, and the figures of these."""
     figures: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         _require_there(run.folder)
@@ -244,7 +277,6 @@ def evaluate(
 
     _tell(watchers, "writing samples")
     samples = _samples(config, model, tokenizer, corpus["test"]["text"])
-    write_jsonl(run.folder / "samples.jsonl", samples)
     texts: dict[str, Any] = dict.fromkeys(TEXT_METRICS)
     if samples:
         texts = text_metrics(
@@ -252,28 +284,57 @@ def evaluate(
             [row["reference"] for row in samples],
             length=max(1, config.sample_tokens // 3),  # words; the same for every recipe, or diversity compares nothing
         )
+    return figures, samples, texts
 
-    metrics = (
-        {"recipe": config.recipe, "seed": config.seed, "fingerprint": config.fingerprint()}
-        | figures["test"]
-        | texts
-        | _of_training(config, run.history)
-        | {
-            "parameters": model.num_parameters(),
-            "trainable_parameters": model.num_parameters(only_trainable=True),
-            "base_is_random": model.config.base_is_random,
-            "precision": precision(config),
-            "conformance": read_json(run.folder / CONFORMANCE) if (run.folder / CONFORMANCE).exists() else None,
-            "validation": figures["validation"],
-        }
-    )
-    for watcher in watchers:
-        watcher.finish(metrics, samples)
+
+def _task_figures(
+    config: RunConfig,
+    run: Run,
+    rows: TaskRows,
+    model: Any,
+    tokenizer: Any,
+    watchers: Sequence[Watcher],
+    progress: bool,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]], dict[str, Any]]:
+    """The same of a task: figures of the right answers, first answers of the model, and how right they all are."""
+    _tell(watchers, "scoring the validation items")
+    scores = {"validation": score(config, rows, model, tokenizer, progress)}
     _require_there(run.folder)
-    write_json(run.folder / "metrics.json", metrics)
-    _clear(run.folder)
-    (run.folder / CONFORMANCE).unlink(missing_ok=True)  # metrics.json has it
-    return metrics
+    _tell(watchers, "answering the test items")
+    result = measure(config, rows, model, tokenizer, run.folder, progress)
+    scores["test"] = result.score
+    figures = {}
+    for split, each in scores.items():
+        values = each.to_dict()
+        write_json(run.folder / f"scores-{split}.json", values)
+        figures[split] = {name: values[name] for name in (*LANGUAGE_METRICS, "leaks", "signature")}
+    samples = [
+        {"prompt": row["source"], "continuation": row["answer"], "reference": row["references"][0]}
+        for row in result.answers[: config.sample_prompts]
+    ]
+    return figures, samples, dict.fromkeys(TEXT_METRICS) | {"task": result.to_dict()}
+
+
+def _blocks(
+    config: RunConfig, folder: Path, corpus: DatasetDict, tokenizer: PreTrainedTokenizerBase, progress: bool
+) -> Any:
+    """The documents that are trained on and those that validate, laid out as the settings say."""
+    tokens = _scaffold(folder, "tokens")
+    laid_out = pad if config.examples == "padded" else pack
+    return (
+        laid_out(
+            texts,
+            cutter,
+            config.block_size,
+            tokens / f"{split}.safetensors",
+            progress,
+            f"the {split} split",
+        )
+        for split, texts, cutter in (
+            ("train", *_training_text(config, corpus["train"], tokenizer)),
+            ("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer),
+        )
+    )
 
 
 def _clear(folder: Path, *scaffolds: str) -> None:
