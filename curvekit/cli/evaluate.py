@@ -10,6 +10,8 @@ from pathlib import Path
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, command, path, positive
 from curvekit.cli.printing import print_metrics, say
+from curvekit.cli.tasks import add_task, evaluate_on_task, task_of
+from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 from curvekit.training.settings import SPLITS
 
@@ -19,13 +21,20 @@ def add(commands: Commands) -> None:
         commands,
         "evaluate",
         run,
-        "measure the perplexity of a run or a base on a corpus",
+        "measure the perplexity of a run or a base on a corpus, or how right its answers to a task are",
         "  curvekit evaluate runs/curve --corpus pydocs\n"
         "  curvekit evaluate gpt2 --corpus wikitext-2 --data-dir path/to/wikitext-2 --context 1024 --stride 512\n"
-        "  curvekit evaluate runs/curve --corpus story.txt --json > score.json",
+        "  curvekit evaluate runs/curve --corpus story.txt --json > score.json\n"
+        "  curvekit evaluate smollm2 runs/qa runs/qa-softemax --task squad_qa --data-dir path/to/squad_qa --out qa\n"
+        "  curvekit evaluate runs/mine --task rows.jsonl --template 'Q: {question} A: {answer}'",
     )
-    each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
-    each.add_argument("--corpus", default="pydocs", help="a corpus's name, a file or a folder (default: %(default)s)")
+    each.add_argument(
+        "model",
+        nargs="+",
+        metavar="RUN_OR_BASE",
+        help="a run's folder, a saved model's folder, or a base; several for a task, compared with the first",
+    )
+    each.add_argument("--corpus", help="a corpus's name, a file or a folder (default: pydocs; a run's own task)")
     each.add_argument(
         "--data-dir", type=path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
@@ -49,12 +58,23 @@ def add(commands: Commands) -> None:
         help="windows scored together; changes no figure (default: what suits the machine)",
     )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
+    add_task(each)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.evaluation.metrics import score_documents
     from curvekit.text.corpora import corpus_revision, load_corpus
 
+    if arguments.task is None and arguments.corpus is None:
+        for name, value in task_of(arguments.model[-1]).items():
+            setattr(arguments, name, getattr(arguments, name) or value)
+    if arguments.task is not None:
+        if arguments.corpus is not None:
+            raise CurvekitError(f"give --task {arguments.task} or --corpus {arguments.corpus}, not both")
+        return evaluate_on_task(arguments)
+    if len(arguments.model) > 1:
+        raise CurvekitError(f"{len(arguments.model)} models are compared on a task; give --task, or one model")
+    (arguments.model,), arguments.corpus = arguments.model, arguments.corpus or "pydocs"
     corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
     model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]

@@ -36,6 +36,7 @@ from curvekit.text.tasks import Example, Task, Turn
 
 ROOM = 1024  # tokens that an example may have, unless the model has fewer positions
 _READ_AT_ONCE = 2048  # tokens of a scored batch on a CPU
+MEASURED = ("nll", "tokens", "correct", "words", "bytes")  # of each item's right answers
 _BINS = 10  # of the calibration
 
 
@@ -80,10 +81,10 @@ class TaskResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """Answers and figures item by item, as ``answers.jsonl`` holds them."""
-        nll = self.score.nll.tolist()
+        measured = zip(*(getattr(self.score, name).tolist() for name in MEASURED), strict=True)
         return [
-            {**answer, **item, "nll": value, "tokens": int(tokens)}
-            for answer, item, value, tokens in zip(self.answers, self.items, nll, self.score.tokens, strict=True)
+            {**answer, "figures": item, **dict(zip(MEASURED, values, strict=True))}
+            for answer, item, values in zip(self.answers, self.items, measured, strict=True)
         ]
 
 
