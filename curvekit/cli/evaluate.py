@@ -10,7 +10,7 @@ from pathlib import Path
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, command, path, positive
 from curvekit.cli.printing import print_metrics, say
-from curvekit.cli.tasks import add_task, evaluate_on_task, task_of
+from curvekit.cli.tasks import add_task, evaluate_on_task, evaluate_with_harness, task_of
 from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 from curvekit.training.settings import SPLITS
@@ -65,6 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.evaluation.metrics import score_documents
     from curvekit.text.corpora import corpus_revision, load_corpus
 
+    if arguments.lm_eval and (arguments.task is not None or len(arguments.model) > 1):
+        raise CurvekitError("--lm-eval takes one model and tasks of its own; leave --task and other models out")
+    if arguments.lm_eval:
+        return evaluate_with_harness(arguments)
     if arguments.task is None and arguments.corpus is None:
         for name, value in task_of(arguments.model[-1]).items():
             setattr(arguments, name, getattr(arguments, name) or value)

@@ -26,6 +26,12 @@ def add_task(each: argparse.ArgumentParser) -> None:
     group.add_argument("--form", help="chat: by the model's chat template; plain; auto", choices=("auto", "plain", "chat"))
     group.add_argument("--items", type=positive, metavar="N", help="only N items, spread over the split")
     group.add_argument(
+        "--lm-eval",
+        nargs="+",
+        metavar="TASK",
+        help="tasks of lm-evaluation-harness, a .yaml of one, one of ours, or corpus: its rolling perplexity of --corpus",
+    )
+    group.add_argument(
         "--out", type=path, metavar="FOLDER", help="keep figures, answers and intervals there; begun, it goes on"
     )
 
@@ -68,6 +74,31 @@ def evaluate_on_task(arguments: argparse.Namespace) -> None:
             done.save(arguments.out, _command())
         del model
     print(done.to_markdown())
+
+
+def evaluate_with_harness(arguments: argparse.Namespace) -> None:
+    """One model on tasks of lm-evaluation-harness."""
+    from curvekit.bases.opening import open_model
+    from curvekit.evaluation.harness import ROLLING, as_json, as_lines, harness, require_harness
+    from curvekit.text.corpora import load_corpus
+
+    require_harness()
+    texts: list[str] = []
+    if ROLLING in arguments.lm_eval:
+        corpus = load_corpus(arguments.corpus or "pydocs", arguments.data_dir, announce=say)
+        texts = list(corpus[arguments.split]["text"][: arguments.documents])
+    model, tokenizer = open_model(arguments.model[0])
+    found = harness(
+        model,
+        tokenizer,
+        arguments.lm_eval,
+        data_dir=arguments.data_dir,
+        texts=texts,
+        context=arguments.context,
+        items=arguments.items,
+        batch_size=arguments.batch_size or 8,
+    )
+    print(as_json(found) if arguments.json else as_lines(found))
 
 
 def shown(name: str) -> str:
