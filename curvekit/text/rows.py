@@ -16,7 +16,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError
@@ -187,20 +186,24 @@ def _from_hub(task: Task) -> dict[str, list[Example]]:
 
 
 def _divide(task: Task, examples: Sequence[Example], name: str) -> tuple[list[Example], list[Example]]:
-    """The examples in two parts, by the hash of what groups them, or of what is asked."""
+    """The examples in two parts, by the hash of what groups them, or of what is asked; no group is in both."""
 
-    def held_out(example: Example) -> bool:
-        key = example.fields.get(task.group or "", example.source)
-        return int(hashlib.sha256(f"{name}\0{key}".encode()).hexdigest()[:8], 16) < _HELD_OUT * 2**32
+    def key(example: Example) -> str:
+        return example.fields.get(task.group or "", example.source)
 
-    rest = [example for example in examples if not held_out(example)]
-    apart = [example for example in examples if held_out(example)]
-    if not apart or not rest:  # too few to leave it to chance
-        if len(examples) < 3:
-            raise CurvekitError(f"{task.name} has {len(examples)} rows, too few to hold a {name} out; give 3 or more")
-        cut = max(1, round(_HELD_OUT * len(examples)))
-        rest, apart = list(examples[:-cut]), list(examples[-cut:])
-    return rest, apart
+    def place(group: str) -> int:
+        return int(hashlib.sha256(f"{name}\0{group}".encode("utf-8", "surrogatepass")).hexdigest()[:8], 16)
+
+    groups = sorted({key(example) for example in examples}, key=place)
+    if len(groups) < 2:
+        raise CurvekitError(
+            f"{task.name} has {len(examples)} rows that ask one thing, too few to hold a {name} out; give further rows"
+        )
+    held_out = {group for group in groups if place(group) < _HELD_OUT * 2**32} or set(groups[:1])
+    if len(held_out) == len(groups):
+        held_out = set(groups[:1])
+    rest = [example for example in examples if key(example) not in held_out]
+    return rest, [example for example in examples if key(example) in held_out]
 
 
 def _digest(text: str) -> bytes:
@@ -223,7 +226,3 @@ def as_texts(examples: Iterable[Example]) -> list[str]:
     """Each example as one text, what is asked and what is answered, for what reads a corpus."""
     return [f"{example.source} {example.target}" for example in examples]
 
-
-def described(rows: TaskRows) -> dict[str, Any]:
-    """What a signature says of the rows."""
-    return {"task": rows.task.name, "revision": rows.revision["test"], "left_out": rows.left_out}
