@@ -14,6 +14,7 @@ from typing import Any
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, add_plugin, command, path, positive
 from curvekit.cli.printing import print_metrics, say
+from curvekit.cli.tasks import add_task, evaluate_on_task, evaluate_with_harness, task_of
 from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 from curvekit.training.settings import SPLITS
@@ -24,14 +25,21 @@ def add(commands: Commands) -> None:
         commands,
         "evaluate",
         run,
-        "measure the perplexity of a run or a base on a corpus",
+        "measure the perplexity of a run or a base on a corpus, or how right its answers to a task are",
         "  curvekit evaluate runs/curve --corpus pydocs\n"
         "  curvekit evaluate gpt2 --corpus wikitext-2 --data-dir path/to/wikitext-2 --context 1024 --stride 512\n"
         "  curvekit evaluate runs/curve --corpus story.txt --json > score.json\n"
-        "  curvekit evaluate runs/t5 --corpus path/to/scitldr --source-key document --target-key summary",
+        "  curvekit evaluate runs/t5 --corpus path/to/scitldr --source-key document --target-key summary\n"
+        "  curvekit evaluate smollm2 runs/qa runs/qa-softemax --task squad_qa --data-dir path/to/squad_qa --out qa\n"
+        "  curvekit evaluate runs/mine --task rows.jsonl --template 'Q: {question} A: {answer}'",
     )
-    each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
-    each.add_argument("--corpus", default="pydocs", help="a corpus's name, a file or a folder (default: %(default)s)")
+    each.add_argument(
+        "model",
+        nargs="+",
+        metavar="RUN_OR_BASE",
+        help="a run's folder, a saved model's folder, or a base; several for a task, compared with the first",
+    )
+    each.add_argument("--corpus", help="a corpus's name, a file or a folder (default: pydocs; a run's own task)")
     each.add_argument(
         "--data-dir", type=path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
@@ -60,6 +68,7 @@ def add(commands: Commands) -> None:
     )
     each.add_argument("--target-key", metavar="KEY", help="of rows: what is scored, given that (default: the run's)")
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
+    add_task(each)
     add_plugin(each)
 
 
@@ -69,6 +78,20 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.text.corpora import corpus_revision, load_corpus
     from curvekit.text.pairs import load_pairs, pairs_of
 
+    if arguments.lm_eval and (arguments.task is not None or len(arguments.model) > 1):
+        raise CurvekitError("--lm-eval takes one model and tasks of its own; leave --task and other models out")
+    if arguments.lm_eval:
+        return evaluate_with_harness(arguments)
+    if arguments.task is None and arguments.corpus is None:
+        for name, value in task_of(arguments.model[-1]).items():
+            setattr(arguments, name, getattr(arguments, name) or value)
+    if arguments.task is not None:
+        if arguments.corpus is not None:
+            raise CurvekitError(f"give --task {arguments.task} or --corpus {arguments.corpus}, not both")
+        return evaluate_on_task(arguments)
+    if len(arguments.model) > 1:
+        raise CurvekitError(f"{len(arguments.model)} models are compared on a task; give --task, or one model")
+    (arguments.model,), arguments.corpus = arguments.model, arguments.corpus or "pydocs"
     scored = None
     if (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
         scored = load_run(arguments.model).config

@@ -34,6 +34,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "card",
     "evaluate",
     "generate",
+    "chat",
     "attribute",
     "vector",
     "steering",

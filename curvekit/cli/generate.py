@@ -49,17 +49,17 @@ def add(commands: Commands) -> None:
     form.add_argument("--interactive", action="store_true", help="ask for prompts, with a history; explains itself")
     form.add_argument("--json", action="store_true", help="print one JSON object a line: prompt, continuation, ...")
     each.add_argument("--speed", action="store_true", help="tell tokens a second and the time to the first token")
-    _add_sampling(each)
+    add_sampling(each)
     add_control(each)
     add_plugin(each)
 
 
-def _add_sampling(each: argparse.ArgumentParser) -> None:
-    """A flag for every setting of :class:`Sampling`."""
+def add_sampling(each: argparse.ArgumentParser, tokens: int | None = None) -> None:
+    """A flag for every setting of :class:`Sampling`; ``tokens`` is the command's own most of new ones."""
     group = each.add_argument_group("sampling")
     for name, setting in FLAGS.items():
         options: dict[str, Any] = {"dest": setting.name, "type": TYPES[str(setting.type)]}
-        default = SHARE if setting.name == "top_p" else setting.default
+        default = {"top_p": SHARE, "max_new_tokens": tokens or setting.default}.get(setting.name, setting.default)
         if setting.name == "stop":
             options |= {"action": "append", "default": [], "metavar": "TEXT", "help": setting.metadata["help"]}
         else:

@@ -185,7 +185,7 @@ def _window_sizes(model: Any, context: int | None, stride: int | None) -> tuple[
     return context, stride
 
 
-def _tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Any) -> str:
     """What decides a text's token ids: vocabulary, merges, normaliser and pre-tokeniser, in 12 hex digits."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: Any = dict(tokenizer.get_vocab())
@@ -304,7 +304,7 @@ def score_documents(
             "texts": short_hash(*texts),
             "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
             "vocabulary": len(tokenizer),
-            "tokenizer_hash": _tokenizer_hash(tokenizer),
+            "tokenizer_hash": tokenizer_hash(tokenizer),
             "context": context,
             "stride": stride,
             "prefix": "one eos token",

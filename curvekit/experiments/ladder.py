@@ -137,7 +137,7 @@ def prepare(
         tokenizer: default ``mini``'s.
         other: further held-out documents by name, the split ``other``.
     """
-    from curvekit.evaluation.metrics import _tokenizer_hash
+    from curvekit.evaluation.metrics import tokenizer_hash
     from curvekit.files import read_jsonl
     from curvekit.text.corpora import text_revision
     from curvekit.text.packing import pack
@@ -166,7 +166,7 @@ def prepare(
     facts = {
         "corpus": corpus.name,
         "revisions": {split: text_revision([row["text"] for row in rows[split]]) for split in rows},
-        "tokenizer_hash": _tokenizer_hash(tokenizer),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
         "vocabulary": len(tokenizer),
         "prefix": start_token(tokenizer),
     }

@@ -56,6 +56,9 @@ Type the beginning of a text and press Enter; an empty line begins a document.
 class Console:
     """A model, how it samples, and the ways to bring its texts to standard output."""
 
+    banner = BANNER
+    commands: tuple[str, ...] = ("set", "seed", "show", "help", "quit")  # of lines that begin with a colon
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
 
@@ -67,7 +70,7 @@ class Console:
     def print(self, prompts: Sequence[str]) -> Iterator[Completion]:
         """Whole texts, a batch at a time."""
         for number, each in enumerate(self.completions(prompts)):
-            _put("\n" * (number > 0) + each.prompt + self.between + each.text + "\n")
+            put("\n" * (number > 0) + each.prompt + self.between + each.text + "\n")
             yield each
 
     def write(self, prompts: Sequence[str]) -> Iterator[Completion]:
@@ -78,13 +81,13 @@ class Console:
         for row, prompt in enumerate(prompt for prompt in prompts for _ in range(self.sampling.num_return_sequences)):
             settings["seed"] = row_seed(self.sampling.seed, row)
             with closing(stream(self.model, self.tokenizer, prompt, **settings)) as pieces:
-                _put("\n" * (row > 0) + prompt + self.between)
+                put("\n" * (row > 0) + prompt + self.between)
                 try:
                     for piece in pieces:
-                        _put(piece.text)
+                        put(piece.text)
                 finally:
                     with contextlib.suppress(BrokenPipeError):
-                        _put("\n")
+                        put("\n")
             if pieces.completion is not None:
                 yield pieces.completion
 
@@ -110,7 +113,7 @@ class Console:
             raise CurvekitError("standard input is closed, and --interactive reads from it")
         asks = sys.stdin.isatty()
         if asks:
-            _say(BANNER)
+            say(self.banner)
         with _history() if asks else contextlib.nullcontext():
             while True:
                 try:
@@ -120,25 +123,25 @@ class Console:
                     self.command(line) if line.startswith(":") else self.answer(line)
                 except EOFError:
                     if asks:
-                        _say("")
+                        say("")
                     return
                 except KeyboardInterrupt:
-                    _say("")
+                    say("")
                 except UnicodeDecodeError as error:
                     raise CurvekitError(f"standard input is not UTF-8 text ({error}); convert it first") from error
                 except (CurvekitError, RuntimeError) as error:  # the model's failures too: the conversation goes on
-                    _say(f"curvekit: error: {error}")
+                    say(f"curvekit: error: {error}")
 
     def command(self, line: str) -> None:
         """A line that begins with a colon."""
         name, _, rest = line[1:].strip().partition(" ")
-        name = pick(name, ("set", "seed", "show", "help", "quit"), "command")
+        name = pick(name, self.commands, "command")
         if name == "help":
-            _say(BANNER)
+            say(self.banner)
         elif name == "show":
             for flag, each in FLAGS.items():
-                _say(f"  {flag:<20}{getattr(self.sampling, each.name)!s:<12}{each.metadata['help']}")
-            _say(f"  {'control':<20}{json.dumps(self.sampling.control.to_dict()) if self.sampling.control else 'none'}")
+                say(f"  {flag:<20}{getattr(self.sampling, each.name)!s:<12}{each.metadata['help']}")
+            say(f"  {'control':<20}{json.dumps(self.sampling.control.to_dict()) if self.sampling.control else 'none'}")
         else:
             key, equals, value = ("seed", "=", rest) if name == "seed" else rest.partition("=")
             if not equals:
@@ -168,23 +171,23 @@ class Console:
             for each in ways([prompt]):
                 done.append(each)
                 if each.truncated:
-                    _say(f"  [{self.truncation(each)}]")
+                    say(f"  [{self.truncation(each)}]")
         except KeyboardInterrupt:
-            _say("  [stopped]")
+            say("  [stopped]")
         if done:
-            _say(f"  [{speed(done)}; seed {self.sampling.seed}]")
+            say(f"  [{speed(done)}; seed {self.sampling.seed}]")
         if self.sampling.temperature > 0:
             self.sampling = self.sampling.changed("seed", self.sampling.seed + 1)
 
 
-def _put(text: str) -> None:
+def put(text: str) -> None:
     """Write text at once. A terminal would obey control characters, so it is shown them."""
     if sys.stdout.isatty():
         text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
     print(text, end="", flush=True)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -216,4 +219,4 @@ def _history() -> Iterator[None]:
             readline.set_history_length(HISTORY_LINES)
             readline.append_history_file(readline.get_current_history_length() - known, path)
         except OSError as error:
-            _say(f"curvekit: warning: the history cannot be kept in {path} ({error.strerror})")
+            say(f"curvekit: warning: the history cannot be kept in {path} ({error.strerror})")

@@ -120,7 +120,7 @@ def generate(
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     *,
     batch_size: int = 16,
     cancel: threading.Event | None = None,
@@ -128,7 +128,7 @@ def complete(
 ) -> Iterator[Completion]:
     """As :func:`generate`, with how each continuation came about; yields them batch by batch.
 
-    The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one. Once ``cancel``
+    A prompt may also be token ids, which are taken as they are, with no end-of-text before them. The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one. Once ``cancel``
     is set, the token in progress is the last one.
     """
     sampling = Sampling(**settings)
@@ -147,7 +147,7 @@ def complete(
 def _complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     batch_size: int,
     sampling: Sampling,
     cancel: threading.Event,
@@ -166,8 +166,9 @@ def _complete(
         ids = _run(model, tokenizer, inputs, sampling, seeds, clock, **settings)
         for row, new in enumerate(ids[:, _start(model, inputs) :].tolist()):
             text, tokens, reason = _read(tokenizer, new, sampling, cancel.is_set())
+            prompt = batch[row // copies]
             yield Completion(
-                batch[row // copies],
+                prompt if isinstance(prompt, str) else str(tokenizer.decode(list(prompt))),
                 text,
                 seeds[row * drawn // copies],
                 tokens,
@@ -203,7 +204,7 @@ class Stream(Iterator[Piece]):
 def stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     cancel: threading.Event | None = None,
     alternatives: int = 0,
@@ -216,6 +217,7 @@ def stream(
     Any number of streams may run at once, of one model or of several, if none is in training mode.
 
     Args:
+        prompt: a text, or token ids, which are taken as they are.
         cancel: an event that a Stop button sets; the token in progress is the last one.
         alternatives: how many of the likeliest tokens each piece lists.
         timeout: seconds to wait for the next token.
@@ -238,7 +240,7 @@ def stream(
 def _pieces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    prompt: str | Sequence[int],
     sampling: Sampling,
     cancel: threading.Event,
     alternatives: int,
@@ -289,7 +291,8 @@ def _pieces(
             thread.join()
         if not failed:
             read = _read(tokenizer, new, sampling, stopped)
-            outcome.append(Completion(prompt, read[0], sampling.seed, *read[1:], truncated, teller.last, teller.first))
+            shown = prompt if isinstance(prompt, str) else str(tokenizer.decode(list(prompt)))
+            outcome.append(Completion(shown, read[0], sampling.seed, *read[1:], truncated, teller.last, teller.first))
 
 
 class _Step(NamedTuple):
@@ -469,21 +472,24 @@ def _decoding(
 def _encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     sampling: Sampling,
     before: str | None = None,
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """Token ids ``[prompts, time]``, each row after one end-of-text, cut and padded on its left; how many were cut.
+    """Token ids ``[prompts, time]``, each text after one end-of-text, cut and padded on its left; how many were cut.
 
     ``before`` stands before each prompt, by default what the control says.
     """
     room = _room(model, sampling)
     if is_seq2seq(model.config):
-        sources = [source_ids(tokenizer, text, room) for text in prompts]
+        sources = [source_ids(tokenizer, text, room) for text in prompts if isinstance(text, str)]
         ids, mask = _padded([row for row, _ in sources], _pad(tokenizer), model.device)
         return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in sources]
     before = before_of(sampling) if before is None else before
-    fitted = [_fitted(tokenizer, text, room, before) for text in encodable(prompts)]
+    fitted = [
+        _fitted(tokenizer, each, room, before) if isinstance(each, str) else (list(each)[-room:], _cut(list(each), room))
+        for each in prompts
+    ]
     ids, mask = _padded([row for row, _ in fitted], _pad(tokenizer), model.device)
     return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in fitted]
 
@@ -513,6 +519,7 @@ def _fitted(tokenizer: PreTrainedTokenizerBase, text: str, room: int, before: st
 
 def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A prompt's token ids, after one end-of-text."""
+    (text,) = encodable([text])
     return [start_token(tokenizer), *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
 

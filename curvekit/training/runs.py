@@ -77,6 +77,7 @@ RUN = Kind(
         "corpus.json": _is_corpus,
         "history.jsonl": rows_with("step"),
         "samples.jsonl": rows_with("prompt", "continuation", "reference"),
+        "answers.jsonl": rows_with("source", "answer", "references"),
         "scores-*.json": json_with("signature", "perplexity"),
         "metrics.json": json_with("recipe", "seed", "fingerprint"),
         "wandb.json": json_with("id", only=True),
@@ -99,6 +100,7 @@ METRICS = {
     "base_is_random": Maybe(bool),
     "signature": Maybe(dict),
     "signatures": Maybe(dict),
+    "task": Maybe({"task": str, "figure": str, "counts": {str: int}}),
     "validation": Maybe({"leaks": Maybe(bool), **dict.fromkeys(_MEASURED[:5], Maybe((float, None)))}),
     **dict.fromkeys(_MEASURED, Maybe((float, None))),
 }

@@ -31,6 +31,14 @@ SMOLLM2: dict[str, Any] = {  # some ten minutes on two cores in float32, scores 
     "validation_documents": 4,
     "eval_documents": 8,
 }
+TASK: dict[str, Any] = {  # of rows that hold several examples each
+    "block_size": 1024,
+    "batch_size": 1,
+    "accumulate": 1,
+    "steps": 60,
+    "validation_documents": 32,
+    "eval_documents": 100,
+}
 PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 20 million tokens
     "recipe": "gpt2",
     "scratch": True,
@@ -97,7 +105,9 @@ class RunConfig:
 
     recipe: str = _setting("curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ...")
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
-    corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
+    corpus: str = _setting(
+        None, "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder (default: pydocs; with a task, its own)"
+    )
     source_key: str | None = _setting(
         None, "of rows: what a T5 reads (default: text, of which it reads the first half of a passage)"
     )
@@ -110,6 +120,22 @@ class RunConfig:
     )
     code_dropout: float = _setting(
         0.1, "share of the training documents that stand without their codes, for guidance", least=0, most=1
+    )
+    task: str | None = _setting(
+        None, "train on a task's answers instead: squad_qa, scitldr, ..., or JSONL rows of your own, a file or folder"
+    )
+    template: str | None = _setting(
+        None, "a prompt with the keys of the rows, the answer last: 'Question: {question}\\nAnswer: {answer}'"
+    )
+    judged: str | None = _setting(
+        None,
+        "how answers to rows of your own are judged (default: answer, without a template dialogue)",
+        choices=("answer", "choice", "summary", "dialogue"),
+    )
+    form: str = _setting(
+        "auto",
+        "chat: a task's turns by the base's chat template; plain: without; auto: by the template if there is one",
+        choices=("auto", "plain", "chat"),
     )
     tokenizer: str = _setting(
         "base",
@@ -263,13 +289,18 @@ class RunConfig:
         from curvekit.bases.hub import SHIPPED, T5S
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
-        whole = {"adapter": "none", "batch_size": 8}
+        chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs"}
         if self.base == "smollm2":
             adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
-            return whole | SMOLLM2 | ({} if adapted else {"adapter": "none"})
-        if self.base in SHIPPED or local:
-            return whole | {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
-        return whole | {"block_size": 512 if self.base in T5S else 1024, "accumulate": 4, "steps": 3600}
+            chosen |= SMOLLM2 | ({} if adapted else {"adapter": "none"})
+        elif self.base in SHIPPED or local:
+            chosen |= {"block_size": 256, "accumulate": 1, "steps": 80, "validation_documents": 16}
+        else:
+            chosen |= {"block_size": 512 if self.base in T5S else 1024, "accumulate": 4, "steps": 3600}
+        if self.task is not None:
+            chosen |= TASK | {"corpus": self.task}
+            chosen |= {"block_size": 512, "batch_size": 2} if self.base in SHIPPED else {}
+        return chosen
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -323,7 +354,11 @@ class RunConfig:
             raise CurvekitError(
                 f"source_key is {self.source_key!r} and target_key is {self.target_key!r}; give both, or none for text"
             )
-        if self.corpus not in CORPORA:
+        if self.task is not None:
+            self._check_task()
+        elif self.template is not None or self.judged is not None or self.form != "auto":
+            raise CurvekitError("template, judged and form are of a task's rows; give a task, or leave them out")
+        elif self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)
         if self.codes is not None:
             checked_source(self.codes)
@@ -353,6 +388,18 @@ class RunConfig:
         if self.stride is not None and self.stride > self.window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
         return self
+
+    def _check_task(self) -> None:
+        """Refuse a task that there is none of, and settings of a corpus beside it."""
+        from curvekit.text.tasks import find_task
+
+        find_task(str(self.task), self.template, self.judged)
+        if self.corpus != self.task:
+            raise CurvekitError(
+                f"corpus is {self.corpus!r} with task {self.task!r}, which has rows of its own; leave one of them out"
+            )
+        if self.tokenizer != "base":
+            raise CurvekitError(f"tokenizer is {self.tokenizer!r}; a task is asked in the base's own: leave it out")
 
     def _check_adapter(self) -> None:
         """Refuse what cannot go with an adapter, which trains nothing of the base."""

@@ -18,6 +18,7 @@ _HOMES = {
     "FAMILIES": "curve_explorer",
     "AttentionViewer": "attention_viewer",
     "BlindRating": "blind_rating",
+    "Chat": "chat",
     "ALTERNATIVES": "writing",
 }
 

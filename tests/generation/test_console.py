@@ -66,5 +66,5 @@ def test_a_closed_standard_input_is_told(tiny_base, monkeypatch):
 
 def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    console._put("a\x1b[2Jb\tc\n\x9b")
+    console.put("a\x1b[2Jb\tc\n\x9b")
     assert capsys.readouterr().out == "a\\x1b[2Jb\tc\n\\x9b"
