@@ -22,6 +22,7 @@ from curvekit.training.settings import SPLITS, RunConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from curvekit.evaluation.frequency import FrequencyScore
     from curvekit.evaluation.metrics import LanguageModelScore
 
 
@@ -78,6 +79,7 @@ RUN = Kind(
         "history.jsonl": rows_with("step"),
         "samples.jsonl": rows_with("prompt", "continuation", "reference"),
         "scores-*.json": json_with("signature", "perplexity"),
+        "frequency.json": json_with("edges", "nll", "held"),
         "metrics.json": json_with("recipe", "seed", "fingerprint"),
         "wandb.json": json_with("id", only=True),
         "conformance.json": json_with("attention", "leak", "bound", "tokens"),
@@ -178,6 +180,13 @@ class Run:
 
         path = self.folder / f"scores-{pick(split, SPLITS, 'split')}.json"
         return LanguageModelScore.from_dict(read_json(path), path)
+
+    def frequency(self) -> FrequencyScore:
+        """The test split by how often the training text has its tokens."""
+        from curvekit.evaluation.frequency import FrequencyScore
+
+        path = self.folder / "frequency.json"
+        return FrequencyScore.from_dict(read_json(path), path)
 
     def model(self) -> PreTrainedModel:
         """The trained model, on the CPU, in evaluation mode."""

@@ -37,14 +37,15 @@ from curvekit.bases.hub import SHIPPED
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.conformance import conformance
+from curvekit.evaluation.frequency import FrequencyScore
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_json, write_jsonl
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
 from curvekit.text.corpora import corpus_revision, load_corpus
-from curvekit.text.packing import PaddedExamples, pack, pad
-from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
+from curvekit.text.packing import PaddedExamples, pack, pad, stream_of
+from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer, start_token
 from curvekit.training.checkpoints import (
     WEIGHTS,
     SafeTrainer,
@@ -57,6 +58,7 @@ from curvekit.training.checkpoints import (
     writing,
 )
 from curvekit.training.losses import frozen_head_loss
+from curvekit.training.objectives import Objective, plain_with_gradient_of, training_counts
 from curvekit.training.optimizers import adamw, decays, muon
 from curvekit.training.preflight import check_room, check_run, check_texts, precision
 from curvekit.training.runs import HISTORY, LOCK, Run, claimed, load_run
@@ -193,6 +195,8 @@ def fit(
         compute_metrics=_over_tokens,
         preprocess_logits_for_metrics=_hits,
     )
+    counts = training_counts(blocks.stream, model.config.vocab_size) if config.loss == "inverse_frequency" else None
+    trainer.objective = Objective.of(config, counts, start_token(tokenizer))
     trainer.remove_callback(PrinterCallback)
     if checkpoint is None or not is_last(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -221,13 +225,17 @@ def evaluate(
     model.to(device)
     tokenizer: Any = run.tokenizer()
     figures: dict[str, dict[str, Any]] = {}
+    stream = stream_of(run.folder / "tokens" / "train.safetensors", corpus["train"], tokenizer)
+    counts = training_counts(stream, max(len(tokenizer), model.config.vocab_size))
     for split in SPLITS:
         _require_there(run.folder)
         _tell(watchers, f"scoring the {split} documents")
+        held_out = _held_out(config, corpus, split, tokenizer)
+        frequency = FrequencyScore(len(held_out))
         score = score_documents(
             model,
             tokenizer,
-            _held_out(config, corpus, split, tokenizer),
+            held_out,
             context=config.window,
             stride=config.stride,
             keep_tokens=config.keep_tokens,
@@ -238,9 +246,13 @@ def evaluate(
                 "revision": revision[split],
                 "split": split,
             },
+            on_tokens=lambda scores, into=frequency: into.add(scores, counts[scores.ids]),  # type: ignore[misc]
         ).to_dict()
         write_json(run.folder / f"scores-{split}.json", score)
         figures[split] = {name: score[name] for name in (*LANGUAGE_METRICS, "leaks", "signature")}
+        figures[split] |= {"calibration_error": frequency.calibration_error, "by_frequency": frequency.rows()}
+        if split == "test":
+            write_json(run.folder / "frequency.json", frequency.to_dict())
 
     _tell(watchers, "writing samples")
     samples = _samples(config, model, tokenizer, corpus["test"]["text"])
@@ -314,10 +326,23 @@ def _conform(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
 
 
 class _Trainer(SafeTrainer):
+    objective = Objective()
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """With an adapter the head is frozen, and a training step need not hold the logits of its batch."""
+        """The plain loss, with the gradient of the run's objective where that is another.
+
+        With an adapter the head is frozen, and a training step with the plain loss need not hold its batch's logits.
+        """
+        if not self.objective.is_plain and torch.is_grad_enabled():
+            plain, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            rest = {name: inputs.get(name) for name in ("attention_mask", "position_ids")}
+            found = self.objective(outputs.logits, inputs["labels"], inputs["input_ids"], num_items_in_batch, **rest)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                found = found * self.accelerator.num_processes  # gradients are averaged over them; so is the plain loss
+            loss = plain_with_gradient_of(plain, found)
+            return (loss, outputs) if return_outputs else loss
         own: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         whole = return_outputs or self.args.fp16 or self.accelerator.num_processes > 1  # fp16 scales its loss first
         if whole or not is_adapted(own):
