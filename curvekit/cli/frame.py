@@ -30,6 +30,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "train",
     "pretrain",
     "card",
+    "explore",
     "evaluate",
     "generate",
     "compare",

@@ -42,13 +42,16 @@ LOSSES: dict[str, dict[str, Any]] = {
     "z-loss": {"z_loss": 1e-4},
 }
 STARTS: dict[str, dict[str, Any]] = {
-    "scratch": {"scratch": True, "optimizer": "muon", "learning_rate": 2e-3, "steps": 80},
-    "fine-tuned": {"steps": 30},
+    "fine-tuned": {"steps": 24, "eval_every": 24},
+    "scratch": {"scratch": True, "optimizer": "muon", "learning_rate": 2e-3, "steps": 60, "eval_every": 60},
 }
 PLAIN, CURVE = "plain", "curve3"
 ARMS = [*((PLAIN, loss) for loss in LOSSES), (CURVE, "cross_entropy")]
 EDGES = (1, 4, 16, 64, 256, 1024)  # of a word's count in some tens of thousands of words
-COMMON: dict[str, Any] = {"block_size": 128, "batch_size": 2, "sample_prompts": 0, "keep_tokens": 0, "eval_documents": 1}
+COMMON: dict[str, Any] = {
+    "block_size": 128, "batch_size": 2, "sample_prompts": 0, "keep_tokens": 0, "eval_documents": 1,
+    "validation_documents": 1,
+}  # fmt: skip
 RESULT = {
     "start": str, "recipe": str, "loss": str, "seed": int, "perplexity": float, "frequency": dict,
     "calibration_error": float, "train_tokens": int, "seconds": float, "parameters": Maybe(int),
@@ -107,7 +110,6 @@ def run_job(job: Job, corpus: Path, folder: Path, settings: Mapping[str, Any], b
         base=base,
         corpus=str(corpus),
         seed=job.seed,
-        validation_documents=4,
     )
     began = time.perf_counter()
     run = train(config, folder / job.name, progress="none")
@@ -147,12 +149,12 @@ def run_all(
     seeds: Sequence[int] = (0, 1, 2),
     arms: Sequence[tuple[str, str]] = ARMS,
     starts: Sequence[str] = tuple(STARTS),
-    characters: int = 400_000,
-    paragraphs: int = 120,
+    characters: int = 200_000,
+    paragraphs: int = 90,
     base: str = "mini",
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Make the runs that ``results.json`` in ``folder`` lacks, seed by seed, and return all rows."""
+    """Make the runs that ``results.json`` in ``folder`` lacks, start by start, seed by seed, and return all rows."""
     path = folder / "results.json"
     held = load(path) if path.exists() else []
     done = {Job(row["start"], row["recipe"], row["loss"], row["seed"]) for row in held}
@@ -160,14 +162,14 @@ def run_all(
         texts = excerpt(corpus, Path(scratch) / "excerpt", characters, paragraphs)
         for job in _jobs(seeds, starts, arms):
             if job not in done:
-                held.append(run_job(job, texts, Path(scratch), settings, base))
+                held.append(row := run_job(job, texts, Path(scratch), settings, base))
                 write_json(path, {"rows": held})
-                print(f"{job.name}: perplexity {held[-1]['perplexity']:.2f}, {held[-1]['seconds']:.0f} s", file=sys.stderr)
+                print(f"{job.name}: perplexity {row['perplexity']:.2f}, {row['seconds']:.0f} s", file=sys.stderr)
     return held
 
 
 def _jobs(seeds: Sequence[int], starts: Sequence[str], arms: Sequence[tuple[str, str]]) -> Iterator[Job]:
-    for seed, start, (recipe, loss) in itertools.product(seeds, starts, arms):
+    for start, seed, (recipe, loss) in itertools.product(starts, seeds, arms):
         yield Job(start, recipe, loss, seed)
 
 
@@ -185,7 +187,9 @@ def scores_of(rows: Sequence[Mapping[str, Any]], start: str, recipe: str, loss: 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m curvekit.experiments.rare_words FOLDER``."""
-    parser = argparse.ArgumentParser(prog="curvekit.experiments.rare_words", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="curvekit.experiments.rare_words", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--data-dir", type=Path)

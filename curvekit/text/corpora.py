@@ -9,7 +9,9 @@ place of a document depends on its own words, so that equal ones stay on one sid
 further ones move none; a running text is divided from front to back. Where documents were divided here, those that
 train and nearly repeat a held-out one are left out, as ``curvekit.text.duplicates`` says and ``announce`` is told.
 Published
-splits are never changed: their test sets must stay comparable.
+test sets are never changed: they must stay comparable. A folder with training and test files alone gets its validation
+split from the training text, by the same rules. Files with a further word in their names, such as ``test_modern``
+beside ``test``, are further tests, which :func:`further_splits` names.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -330,13 +332,45 @@ def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
     return corpus
 
 
+def further_splits(path: str | Path, data_dir: str | Path | None = None) -> dict[str, Path]:
+    """Held-out files of a folder beside its splits, by their names: ``{"test_modern": folder / "test_modern.txt"}``."""
+    if str(path) in CORPORA:
+        return {}
+    folder = existing_path(str(path), data_dir)
+    if not folder.is_dir():
+        return {}
+    used = {file for files in _split_files(folder).values() for file in files}
+    further = (file for file in _visible(folder) if suffix(file) in SUFFIXES and _words(file) - {"train"})
+    return {file.stem: file for file in further if file.parent == folder and file not in used}
+
+
 def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:
     splits = _split_files(folder)
-    _require_all(splits, folder)
+    without = splits.keys() == {"train", "test"}
+    _require_all(splits | ({"validation": []} if without else {}), folder)
     used = {path for files in splits.values() for path in files}
     if others := [str(file.relative_to(folder)) for file in _visible(folder) if file not in used]:
         announce(f"{folder}: {len(others):,} files that belong to no split left out ({_some(others)})")
-    return DatasetDict({split: documents.read_files(splits[split], unit, announce) for split in SPLITS})
+    read = {split: documents.read_files(files, unit, announce) for split, files in splits.items()}
+    if without:
+        read |= _set_apart(read["train"], splits["train"][0], folder, announce)
+    return DatasetDict({split: read[split] for split in SPLITS})
+
+
+def _set_apart(rows: Dataset, file: Path, folder: Path, announce: Announce) -> dict[str, Dataset]:
+    """A validation split out of training documents: the end of a running text, else those with the lowest hashes."""
+    _require_three(rows.num_rows, str(folder))
+    held_out = max(1, round(_HELD_OUT * rows.num_rows))
+    if suffix(file) not in TABLES and documents.natural_unit(file) == "passage":
+        cut = rows.num_rows - held_out
+        parts = {"train": rows.select(range(cut)), "validation": rows.select(range(cut, rows.num_rows))}
+    else:
+        divided = _split_by_hash(rows, str(folder))
+        train = concatenate_datasets([divided["train"], divided["test"]])
+        cleaned, _ = remove_duplicates(DatasetDict(train=train, validation=divided["validation"]))
+        parts = {"validation": divided["validation"], "train": cleaned["train"] if cleaned["train"].num_rows else train}
+    announce(f"{folder} has no validation file: {parts['validation'].num_rows:,} training documents were set apart")
+    return parts
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
@@ -359,6 +393,10 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
             name = path.name if path.is_dir() else path.stem
             numbered = _SHARD.fullmatch(name)
             plain = plain or bool(_PLAIN.fullmatch(numbered[1] if numbered else name))
+    for split, files in found.items():  # test_modern.txt beside test.txt is a further test
+        alone = [file for file in files if file.parent == folder and _PLAIN.fullmatch(file.stem)]
+        if len(alone) == 1 and not any(_SHARD.fullmatch(file.stem) for file in files):
+            found[split] = alone
     return found if plain or len(found) == 3 or (len(found) == 2 and not others) else {}
 
 
