@@ -27,7 +27,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ from curvekit.bases import hub
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, read_json, write_json
-from curvekit.text import documents, duplicates, pydocs
+from curvekit.text import documents, duplicates, pycode, pydocs
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
 from curvekit.text.stories import FORM
@@ -54,6 +54,8 @@ CORPORA = {
     "shakespeare": "tiny Shakespeare, 1.1 MB",
     "stories": "short stories from a file stories.txt of your own, one a line; no hub has them",
     "pydocs": "the documentation of this Python installation, about 2.5 MB, without a network",
+    "pycode": "the Python source of this installation's standard library, about 9 MB, without a network",
+    "pycode-all": "pycode and the source of every installed package, without a network",
     "pydocs-all": "pydocs and the docstrings of every installed package, tens of MB, without a network",
 }
 SPLITS = ("train", "validation", "test")
@@ -164,6 +166,10 @@ def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[D
         if data_dir:
             raise CurvekitError(f"{name} is documentation on this machine; leave data_dir={str(data_dir)!r} out")
         return _load_pydocs(name, announce), f"Python {platform.python_version()} on this machine"
+    if name.startswith("pycode"):
+        if data_dir:
+            raise CurvekitError(f"{name} is source code on this machine; leave data_dir={str(data_dir)!r} out")
+        return _load_pycode(name, announce), f"Python {platform.python_version()} on this machine"
     folder, source = _data_folder(name, data_dir, announce), "the data folder"
     if folder is None and name == "openwebtext":
         return _load_openwebtext(), "the hub, streamed once and kept in the local cache"
@@ -239,12 +245,31 @@ def _load_openwebtext() -> DatasetDict:
     return _split_by_hash(pages, "openwebtext", held_out=0.005)  # its makers have left near-duplicates out
 
 
-def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
-    # It takes seconds, with every package minutes: read once for each set of versions and each way of reading.
-    everything = name == "pydocs-all"
+def _installation(reader: str, everything: bool) -> str:
+    """What an installation's texts follow from. They take seconds to read, with every package minutes."""
     versions = (f"{package.name}=={package.version}" for package in importlib.metadata.distributions())
-    reader = Path(pydocs.__file__).read_text(encoding="utf-8")
-    key = text_revision([sys.version, sys.base_prefix, reader, *(sorted(versions) if everything else ())])
+    way = Path(reader).read_text(encoding="utf-8")
+    return text_revision([sys.version, sys.base_prefix, way, *(sorted(versions) if everything else ())])
+
+
+def _load_pycode(name: str, announce: Announce) -> DatasetDict:
+    everything = name == "pycode-all"
+    key = _installation(pycode.__file__, everything)
+    divided = cache(lambda: pycode.split_packages(pycode.python_source(everything)))
+
+    def texts(split: str) -> Iterator[str]:
+        yield from divided()[split]
+
+    corpus = DatasetDict({split: documents.cached(partial(texts, split), f"{name}-{split}-{key}") for split in SPLITS})
+    cleaned, report = remove_duplicates(corpus, _duplicates(corpus))
+    if report.removed:
+        announce(f"{name}: {report}")
+    return cleaned
+
+
+def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
+    everything = name == "pydocs-all"
+    key = _installation(pydocs.__file__, everything)
     texts = partial(pydocs.python_documentation, installed_packages=everything)
     return _divide(documents.cached(texts, f"{name}-{key}"), "the documentation of this Python", announce)
 
@@ -340,8 +365,8 @@ def further_splits(path: str | Path, data_dir: str | Path | None = None) -> dict
     if not folder.is_dir():
         return {}
     used = {file for files in _split_files(folder).values() for file in files}
-    further = (file for file in _visible(folder) if suffix(file) in SUFFIXES and _words(file) - {"train"})
-    return {file.stem: file for file in further if file.parent == folder and file not in used}
+    further = (file for file in folder.glob("[!.]*") if suffix(file) in SUFFIXES and file not in used)
+    return {file.stem: file for file in sorted(further) if _words(Path(file.name)) - {"train"}}
 
 
 def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:

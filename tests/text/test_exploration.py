@@ -13,9 +13,7 @@ from curvekit.text.duplicates import find_repeats, overlap
 from curvekit.text.exploration import Exploration, explore, measure_tokenizer, tokenizers_by_name
 from curvekit.text.scripts import scripts, what_is_wrong, writes_from_right
 
-TALE = (
-    "The keeper of the light went up the stairs at six, as he had done on every evening since the spring of that year."
-)
+TALE = "The keeper of the light went up the stairs at six, as he had done every evening since the spring."
 
 
 @pytest.fixture(scope="module")
