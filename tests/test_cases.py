@@ -87,13 +87,13 @@ def test_c01_split_names_are_found_in_any_case_as_a_word_or_a_folder(tmp_path, n
 
 def test_c01_split_names_that_are_not_whole_are_refused_or_said(tmp_path):
     (tmp_path / "half").mkdir()
-    for name, text in zip(("My_Train.txt", "My_Test.txt"), TALES, strict=False):
+    for name, text in zip(("My_Train.txt", "My_Valid.txt"), TALES, strict=False):
         (tmp_path / "half" / name).write_text(text)
-    assert "has no validation file (split files there: My_Test.txt, My_Train.txt)" in refused(tmp_path / "half")
+    assert "has no test file (split files there: My_Train.txt, My_Valid.txt)" in refused(tmp_path / "half")
     for number, name in enumerate(("a_test_of_time", *"bcde")):
         (tmp_path / f"{name}.txt").write_text(TALES[number])
     (tmp_path / "half" / "My_Train.txt").unlink()
-    (tmp_path / "half" / "My_Test.txt").unlink()
+    (tmp_path / "half" / "My_Valid.txt").unlink()
     found, said = loaded(tmp_path)
     assert found == sorted(TALES[:5]) and "some names hold train, valid or test (a_test_of_time.txt)" in said
 

@@ -32,6 +32,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "pretrain",
     "search",
     "card",
+    "explore",
     "evaluate",
     "generate",
     "chat",

@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -61,6 +61,20 @@ def _perplexity(nll: float, count: float) -> float:
     if not count or math.isnan(nll):
         return math.nan
     return math.exp(nll / count) if nll / count < 709.0 else math.inf
+
+
+class TokenScores(NamedTuple):
+    """The scored tokens of one window of a document, of which the first stands at ``begin``; arrays (tokens,).
+
+    ``nll`` in nats; ``confidences``: the probability of the token ranked first; ``hits``: whether that is the true one.
+    """
+
+    document: int
+    begin: int
+    ids: np.ndarray
+    nll: np.ndarray
+    confidences: np.ndarray
+    hits: np.ndarray
 
 
 @dataclass(eq=False)
@@ -227,6 +241,7 @@ def score_documents(
     keep_tokens: int = 0,
     signature: Mapping[str, Any] | None = None,
     progress: bool = False,
+    on_tokens: Callable[[TokenScores], object] | None = None,
 ) -> LanguageModelScore:
     """Score every token of every document once: -log p(token | one eos token and the document so far).
 
@@ -248,6 +263,7 @@ def score_documents(
         keep_tokens: of this many first documents keep each token's string and nats.
         signature: what only the caller knows: ``{"corpus": ..., "revision": ..., "split": ...}``.
         progress: show a bar in a terminal.
+        on_tokens: is given every scored token once, in windows of any order.
 
     Raises:
         CurvekitError: nothing to score, a context or stride out of range, or another model's tokenizer.
@@ -282,9 +298,12 @@ def score_documents(
     with evaluating(model), torch.inference_mode():
         for batch in tqdm(batches, desc="scoring", disable=None if progress else True, leave=False):
             results = _score_batch(model, [(streams[d], window) for d, window in batch])
-            for (d, window), (losses, hits) in zip(batch, results, strict=True):
+            for (d, window), (losses, confidences, hits) in zip(batch, results, strict=True):
                 nll[d] += losses.sum()
-                correct[d] += hits
+                correct[d] += hits.sum()
+                if on_tokens is not None:
+                    ids = streams[d][window.scored + 1 : window.end + 1]
+                    on_tokens(TokenScores(d, window.scored, ids, losses, confidences, hits))
                 if d < len(kept):
                     kept[d][window.scored : window.end] = losses
 
@@ -331,8 +350,8 @@ def _batches(plan: list[tuple[int, Window]], batch_size: int | None, room: int) 
         start += size
 
 
-def _score_batch(model: Any, rows: Sequence[tuple[np.ndarray, Window]]) -> Iterator[tuple[np.ndarray, int]]:
-    """For each (stream, window): the scored tokens' nats, float64, and how many of them were ranked first."""
+def _score_batch(model: Any, rows: Sequence[tuple[np.ndarray, Window]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """For each (stream, window): the scored tokens' nats, the highest probabilities, and whether they were theirs."""
     longest = max(window.end - window.begin for _, window in rows)
     input_ids = torch.zeros(len(rows), longest, dtype=torch.long)  # (B, T)
     attention_mask = torch.zeros_like(input_ids)
@@ -354,8 +373,11 @@ def _score_batch(model: Any, rows: Sequence[tuple[np.ndarray, Window]]) -> Itera
         first = window.begin + dropped
         scores = scores[window.scored - first : window.end - first].to(precision)  # (scored, V)
         targets = torch.from_numpy(stream[window.scored + 1 : window.end + 1]).to(device, torch.long)
-        losses = F.cross_entropy(scores, targets, reduction="none").double()
-        yield losses.cpu().numpy(), int((scores.argmax(-1) == targets).sum())
+        losses = F.cross_entropy(scores, targets, reduction="none")
+        highest, ranked = scores.max(-1)
+        own = scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        confidences = (highest - own - losses).exp()  # -losses = own - logsumexp
+        yield tuple(each.cpu().numpy() for each in (losses.double(), confidences.double(), ranked == targets))
 
 
 def text_metrics(

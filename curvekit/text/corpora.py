@@ -9,7 +9,9 @@ place of a document depends on its own words, so that equal ones stay on one sid
 further ones move none; a running text is divided from front to back. Where documents were divided here, those that
 train and nearly repeat a held-out one are left out, as ``curvekit.text.duplicates`` says and ``announce`` is told.
 Published
-splits are never changed: their test sets must stay comparable.
+test sets are never changed: they must stay comparable. A folder with training and test files alone gets its validation
+split from the training text, by the same rules. Files with a further word in their names, such as ``test_modern``
+beside ``test``, are further tests, which :func:`further_splits` names.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -39,7 +41,7 @@ from curvekit.bases import hub
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, read_json, write_json
-from curvekit.text import documents, duplicates, pydocs
+from curvekit.text import documents, duplicates, pycode, pydocs
 from curvekit.text.coded import checked_source, read_coded
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
@@ -53,6 +55,8 @@ CORPORA = {
     "shakespeare": "tiny Shakespeare, 1.1 MB",
     "stories": "short stories from a file stories.txt of your own, one a line; no hub has them",
     "pydocs": "the documentation of this Python installation, about 2.5 MB, without a network",
+    "pycode": "the Python source of this installation's standard library, about 9 MB, without a network",
+    "pycode-all": "pycode and the source of every installed package, without a network",
     "pydocs-all": "pydocs and the docstrings of every installed package, tens of MB, without a network",
 }
 SPLITS = ("train", "validation", "test")
@@ -174,6 +178,10 @@ def _load_named(name: str, data_dir: Path | None, announce: Announce) -> tuple[D
         if data_dir:
             raise CurvekitError(f"{name} is documentation on this machine; leave data_dir={str(data_dir)!r} out")
         return _load_pydocs(name, announce), f"Python {platform.python_version()} on this machine"
+    if name.startswith("pycode"):
+        if data_dir:
+            raise CurvekitError(f"{name} is source code on this machine; leave data_dir={str(data_dir)!r} out")
+        return _load_pycode(name, announce), f"Python {platform.python_version()} on this machine"
     folder, source = _data_folder(name, data_dir, announce), "the data folder"
     if folder is None and name == "openwebtext":
         return _load_openwebtext(), "the hub, streamed once and kept in the local cache"
@@ -249,12 +257,31 @@ def _load_openwebtext() -> DatasetDict:
     return _split_by_hash(pages, "openwebtext", held_out=0.005)  # its makers have left near-duplicates out
 
 
-def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
-    # It takes seconds, with every package minutes: read once for each set of versions and each way of reading.
-    everything = name == "pydocs-all"
+def _installation(reader: str, everything: bool) -> str:
+    """What an installation's texts follow from. They take seconds to read, with every package minutes."""
     versions = (f"{package.name}=={package.version}" for package in importlib.metadata.distributions())
-    reader = Path(pydocs.__file__).read_text(encoding="utf-8")
-    key = text_revision([sys.version, sys.base_prefix, reader, *(sorted(versions) if everything else ())])
+    way = Path(reader).read_text(encoding="utf-8")
+    return text_revision([sys.version, sys.base_prefix, way, *(sorted(versions) if everything else ())])
+
+
+def _load_pycode(name: str, announce: Announce) -> DatasetDict:
+    everything = name == "pycode-all"
+    key = _installation(pycode.__file__, everything)
+    divided = cache(lambda: pycode.split_packages(pycode.python_source(everything)))
+
+    def texts(split: str) -> Iterator[str]:
+        yield from divided()[split]
+
+    corpus = DatasetDict({split: documents.cached(partial(texts, split), f"{name}-{split}-{key}") for split in SPLITS})
+    cleaned, report = remove_duplicates(corpus, _duplicates(corpus))
+    if report.removed:
+        announce(f"{name}: {report}")
+    return cleaned
+
+
+def _load_pydocs(name: str, announce: Announce) -> DatasetDict:
+    everything = name == "pydocs-all"
+    key = _installation(pydocs.__file__, everything)
     texts = partial(pydocs.python_documentation, installed_packages=everything)
     return _divide(documents.cached(texts, f"{name}-{key}"), "the documentation of this Python", announce)
 
@@ -354,13 +381,45 @@ def _split_text(path: Path, unit: str, announce: Announce) -> DatasetDict:
     return corpus
 
 
+def further_splits(path: str | Path, data_dir: str | Path | None = None) -> dict[str, Path]:
+    """Held-out files of a folder beside its splits, by their names: ``{"test_modern": folder / "test_modern.txt"}``."""
+    if str(path) in CORPORA:
+        return {}
+    folder = existing_path(str(path), data_dir)
+    if not folder.is_dir():
+        return {}
+    used = {file for files in _split_files(folder).values() for file in files}
+    further = (file for file in folder.glob("[!.]*") if suffix(file) in SUFFIXES and file not in used)
+    return {file.stem: file for file in sorted(further) if _words(Path(file.name)) - {"train"}}
+
+
 def _load_splits(folder: Path, unit: str, announce: Announce) -> DatasetDict:
     splits = _split_files(folder)
-    _require_all(splits, folder)
+    without = splits.keys() == {"train", "test"}
+    _require_all(splits | ({"validation": []} if without else {}), folder)
     used = {path for files in splits.values() for path in files}
     if others := [str(file.relative_to(folder)) for file in _visible(folder) if file not in used]:
         announce(f"{folder}: {len(others):,} files that belong to no split left out ({_some(others)})")
-    return DatasetDict({split: documents.read_files(splits[split], unit, announce) for split in SPLITS})
+    read = {split: documents.read_files(files, unit, announce) for split, files in splits.items()}
+    if without:
+        read |= _set_apart(read["train"], splits["train"][0], folder, announce)
+    return DatasetDict({split: read[split] for split in SPLITS})
+
+
+def _set_apart(rows: Dataset, file: Path, folder: Path, announce: Announce) -> dict[str, Dataset]:
+    """A validation split out of training documents: the end of a running text, else those with the lowest hashes."""
+    _require_three(rows.num_rows, str(folder))
+    held_out = max(1, round(_HELD_OUT * rows.num_rows))
+    if suffix(file) not in TABLES and documents.natural_unit(file) == "passage":
+        cut = rows.num_rows - held_out
+        parts = {"train": rows.select(range(cut)), "validation": rows.select(range(cut, rows.num_rows))}
+    else:
+        divided = _split_by_hash(rows, str(folder))
+        train = concatenate_datasets([divided["train"], divided["test"]])
+        cleaned, _ = remove_duplicates(DatasetDict(train=train, validation=divided["validation"]))
+        parts = {"validation": divided["validation"], "train": cleaned["train"] if cleaned["train"].num_rows else train}
+    announce(f"{folder} has no validation file: {parts['validation'].num_rows:,} training documents were set apart")
+    return parts
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
@@ -383,6 +442,10 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
             name = path.name if path.is_dir() else path.stem
             numbered = _SHARD.fullmatch(name)
             plain = plain or bool(_PLAIN.fullmatch(numbered[1] if numbered else name))
+    for split, files in found.items():  # test_modern.txt beside test.txt is a further test
+        alone = [file for file in files if file.parent == folder and _PLAIN.fullmatch(file.stem)]
+        if len(alone) == 1 and not any(_SHARD.fullmatch(file.stem) for file in files):
+            found[split] = alone
     return found if plain or len(found) == 3 or (len(found) == 2 and not others) else {}
 
 

@@ -119,6 +119,13 @@ def find_duplicates(texts: Iterable[str], held_out: Sequence[str]) -> list[Dupli
     return [each for each in found if each is not None]
 
 
+def find_repeats(texts: Sequence[str]) -> list[Duplicate]:
+    """Each text that repeats an earlier one of the same: the one it overlaps most is its ``held_out``."""
+    index = _Index(texts)
+    found = (index.find(number, text, before=number) for number, text in enumerate(texts))
+    return [each for each in found if each is not None]
+
+
 def overlap(a: str, b: str) -> float:
     """The formula as it reads, on sets; ``find_duplicates`` is the fast one."""
     first, second = (
@@ -149,10 +156,11 @@ class _Index:
         self.runs = runs[self.begins]
         self.counts = np.minimum(np.diff(self.begins, append=len(runs)), _OWNERS).astype(np.int8)
 
-    def find(self, number: int, text: str) -> Duplicate | None:
+    def find(self, number: int, text: str, before: int | None = None) -> Duplicate | None:
+        """The held-out document that a text repeats; of those ``before`` a number alone."""
         numbers = _numbers(text)
         same = self.whole.get(_digest(text, numbers))
-        if same is not None:
+        if same is not None and (before is None or same < before):
             return Duplicate(number, same, 1.0, True)
         runs = _runs(numbers)
         if len(runs) < LEAST or not len(self.runs):
@@ -164,7 +172,10 @@ class _Index:
         shares = [
             self.owners[self.begins[more] + k] for k in range(_OWNERS) if len(more := places[self.counts[places] > k])
         ]
-        owners, shared = np.unique(np.concatenate(shares), return_counts=True)
+        owners = np.concatenate(shares)
+        owners, shared = np.unique(owners if before is None else owners[owners < before], return_counts=True)
+        if not len(owners):
+            return None
         overlaps = shared / np.minimum(self.sizes[owners], len(runs))
         best = int(overlaps.argmax())
         if overlaps[best] < OVERLAP:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_vendor", "_vendored", "pydoc_data"}
 _TEST_FILE = re.compile(r"(test_.*|.*_test|conftest)\.py")
-_LICENCE = re.compile(
+LICENCE = re.compile(
     r"copyright \(c\)|\(c\) copyright|:copyright:|all rights reserved|no warranty|without warrant"
     r"|permission is hereby granted|permission to use, copy|redistribution and use|licensed under",
     re.IGNORECASE,
@@ -48,16 +48,16 @@ def python_documentation(installed_packages: bool = False) -> list[str]:
 def _topics(path: Path) -> Iterator[str]:
     if not path.exists():  # some distributions split it off
         return
-    for node in _parse(path).body:
+    for node in parse(path).body:
         value = getattr(node, "value", None)
         if isinstance(value, ast.Dict):
             yield from (text.strip() + "\n" for _, text in sorted(ast.literal_eval(value).items()))
 
 
 def _modules(folder: Path) -> Iterator[str]:
-    for path in _sources(folder):
+    for path in sources(folder):
         try:
-            tree = _parse(path)
+            tree = parse(path)
         except (SyntaxError, ValueError, RecursionError, OSError):
             continue  # templates and files of other Python versions: no module of this installation
         sections = list(_sections(tree))
@@ -67,7 +67,8 @@ def _modules(folder: Path) -> Iterator[str]:
             yield "\n\n".join([title, *sections]) + "\n"
 
 
-def _sources(folder: Path) -> Iterator[Path]:
+def sources(folder: Path) -> Iterator[Path]:
+    """The modules below a folder, tests and vendored packages left out, in a steady order."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(set(folders) - _SKIPPED)  # os.walk goes where this list says
         for name in sorted(files):
@@ -75,10 +76,11 @@ def _sources(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _parse(path: Path) -> ast.Module:
+def parse(path: Path | bytes) -> ast.Module:
+    """The syntax tree of a module or of its source; warnings about it are nobody's here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        return ast.parse(path.read_bytes())
+        return ast.parse(path if isinstance(path, bytes) else path.read_bytes())
 
 
 def _sections(tree: ast.Module) -> Iterator[str]:
@@ -109,4 +111,4 @@ def _heading(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: 
 def _prose(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
     paragraphs = (paragraph.rstrip() for paragraph in re.split(r"\n\s*\n", text))
-    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph and not _LICENCE.search(paragraph))
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph and not LICENCE.search(paragraph))

@@ -267,11 +267,3 @@ def writing(folder: Path) -> Iterator[None]:
             f"cannot write into {folder}: {reason}; free some space and give the same command again, "
             "it goes on from the last whole checkpoint"
         ) from error
-
-
-def gone(folder: Path) -> CurvekitError:
-    """What a run says whose folder somebody has removed, or moved, while it was trained."""
-    return CurvekitError(
-        f"{folder} was removed or moved while the run was trained in it; move it back to go on from its last "
-        "checkpoint, or give the same command again to begin anew"
-    )

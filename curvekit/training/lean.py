@@ -26,13 +26,13 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.frequency import FREQUENCY_BINS
 from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, windows
 from curvekit.files import write_atomically
 from curvekit.modes import evaluating
 from curvekit.training.optimizers import DeviceMuon
 
 POSITION_BINS = (1, 4, 16, 64, 256, 1024, 4096, 16384)  # a token's place in its document: below the first, ...
-FREQUENCY_BINS = (1, 10, 100, 1_000, 10_000, 100_000)  # how often the training text has it
 _PARTS = ("ids", "starts", "words", "bytes")  # the arrays of a split
 
 

@@ -12,12 +12,12 @@ from transformers import AutoConfig
 
 from curvekit.bases import hub
 from curvekit.bases.berts import locate_encoder
+from curvekit.bases.building import base_config, is_seq2seq
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.bases.weights import check_files
 from curvekit.errors import CurvekitError, first_line
 from curvekit.recipes import recipe_settings
 from curvekit.text.packing import too_short
-from curvekit.training.seq2seq import check_base, writes_targets
 from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
@@ -49,6 +49,37 @@ def check_run(config: RunConfig) -> None:
     check_room(config, min((each for each in positions if isinstance(each, int)), default=None))
     if config.tokenizer == "base":
         base_tokenizer(config.base)
+
+
+def writes_targets(config: RunConfig) -> bool:
+    """Whether a run's base is a T5."""
+    return is_seq2seq(base_config(config.base))
+
+
+def check_base(config: RunConfig) -> None:
+    """Refuse settings that a run's base has no use for.
+
+    Raises:
+        CurvekitError: keys of rows for a base that continues text; for a T5 an adapter, dropout of merges, or padded
+            examples.
+    """
+    if not writes_targets(config):
+        if config.source_key is not None:
+            raise CurvekitError(
+                f"source_key is {config.source_key!r}, and the base {config.base!r} continues text and writes no "
+                "target for a source; take a T5, such as t5-mini with scratch, or leave the keys out"
+            )
+        return
+    for name, value, other in (
+        ("adapter", config.adapter, "none"),
+        ("examples", config.examples, "packed"),
+    ):
+        if value != other:
+            raise CurvekitError(f"{name} is {value!r}, which a T5 has no place for; leave it at {other!r}")
+    if config.tokenizer == "bpe-dropout":
+        raise CurvekitError("tokenizer is 'bpe-dropout', which cuts text and no rows; take 'bpe' for a T5")
+    if config.stride is not None:
+        raise CurvekitError(f"stride is {config.stride}, and a target is scored whole; leave it out for a T5")
 
 
 def check_texts(config: RunConfig, corpus: DatasetDict) -> None:

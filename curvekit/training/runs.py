@@ -22,6 +22,7 @@ from curvekit.training.settings import SPLITS, RunConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from curvekit.evaluation.frequency import FrequencyScore
     from curvekit.evaluation.metrics import LanguageModelScore
 
 
@@ -79,6 +80,7 @@ RUN = Kind(
         "samples.jsonl": rows_with("prompt", "continuation", "reference"),
         "answers.jsonl": rows_with("source", "answer", "references"),
         "scores-*.json": json_with("signature", "perplexity"),
+        "frequency.json": json_with("edges", "nll", "held"),
         "metrics.json": json_with("recipe", "seed", "fingerprint"),
         "wandb.json": json_with("id", only=True),
         "conformance.json": json_with("attention", "leak", "bound", "tokens"),
@@ -181,6 +183,13 @@ class Run:
         path = self.folder / f"scores-{pick(split, SPLITS, 'split')}.json"
         return LanguageModelScore.from_dict(read_json(path), path)
 
+    def frequency(self) -> FrequencyScore:
+        """The test split by how often the training text has its tokens."""
+        from curvekit.evaluation.frequency import FrequencyScore
+
+        path = self.folder / "frequency.json"
+        return FrequencyScore.from_dict(read_json(path), path)
+
     def model(self) -> PreTrainedModel:
         """The trained model, on the CPU, in evaluation mode."""
         if not self.trained:
@@ -278,3 +287,17 @@ def _undo(folder: Path, known: set[Path], before: dict[Path, bytes]) -> None:
     for path, content in before.items():
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
+
+
+def gone(folder: Path) -> CurvekitError:
+    """What a run says whose folder somebody has removed, or moved, while it was trained."""
+    return CurvekitError(
+        f"{folder} was removed or moved while the run was trained in it; move it back to go on from its last "
+        "checkpoint, or give the same command again to begin anew"
+    )
+
+
+def require_there(folder: Path) -> None:
+    """Refuse to go on where the run's folder is no more."""
+    if not (folder / LOCK).exists():
+        raise gone(folder)

@@ -19,6 +19,13 @@ from curvekit.files import checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
 
 SPLITS = ("validation", "test")
+LOSSES = {  # what a run may minimise -> its own settings
+    "cross_entropy": (),
+    "label_smoothing": ("label_smoothing",),
+    "focal": ("focal_gamma",),
+    "inverse_frequency": ("frequency_power", "frequency_cap"),
+    "unlikelihood": ("unlikelihood",),
+}
 COLDEST = 1e-6  # temperature above 0: what logits are divided by must not make them infinite
 MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
 SMOLLM2: dict[str, Any] = {  # some ten minutes on two cores in float32, scores included
@@ -209,6 +216,17 @@ class RunConfig:
     weight_decay: float = _setting(0.1, "decay of matrices; biases and norms have none", least=0)
     clip: float = _setting(1.0, "largest gradient norm; 0 clips nothing", least=0)
     dropout: float = _setting(0.0, "of embeddings and residuals; attention has none", least=0, most=0.9)
+    loss: str = _setting(
+        "cross_entropy",
+        "what training minimises; the losses that are reported are cross-entropy whatever it is",
+        choices=tuple(LOSSES),
+    )
+    label_smoothing: float = _setting(0.1, "share of the target spread over all tokens", least=0, most=0.9)
+    focal_gamma: float = _setting(2.0, "power of 1 - p by which a likely token counts less", least=0, most=10)
+    frequency_power: float = _setting(0.5, "power of a token's frequency by which it counts less", least=0, most=1)
+    frequency_cap: float = _setting(10.0, "most that a rare token counts, in multiples of the mean", least=1)
+    unlikelihood: float = _setting(1.0, "weight of not repeating the tokens before", least=0)
+    z_loss: float = _setting(0.0, "weight of the squared log-normaliser, beside any loss; 1e-4 is usual", least=0)
     precision: str = _setting(
         "auto",
         "auto: bf16 where the hardware multiplies in it, else fp16 on a GPU and float32 on a CPU",
@@ -385,6 +403,7 @@ class RunConfig:
             raise CurvekitError(f"temperature is {self.temperature}; give 0, or {COLDEST} or more")
         if self.adapter != "none":
             self._check_adapter()
+        self._check_loss()
         if self.stride is not None and self.stride > self.window:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.window}")
         return self
@@ -419,6 +438,16 @@ class RunConfig:
         if self.targets is not None and not self.target_names():
             raise CurvekitError(f"targets is {self.targets!r}; name matrices, such as q_proj,v_proj, or leave it out")
 
+    def _check_loss(self) -> None:
+        """Refuse the setting of a loss that is not the run's: it would do nothing."""
+        for loss, own in LOSSES.items():
+            for name in own if loss != self.loss else ():
+                if (value := getattr(self, name)) != _DEFAULTS[name]:
+                    raise CurvekitError(
+                        f"{name} is {value} with loss {self.loss!r}, which has no such setting; "
+                        f"give loss {loss!r}, or leave it out"
+                    )
+
     def target_names(self) -> tuple[str, ...] | None:
         """``targets`` one by one; None for all there are."""
         return None if self.targets is None else tuple(self.targets.replace(",", " ").split())
@@ -452,6 +481,7 @@ class RunConfig:
 
 
 _HINTS = get_type_hints(RunConfig)
+_DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
 
 

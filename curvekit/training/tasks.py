@@ -2,65 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
-from curvekit.evaluation.metrics import LanguageModelScore
-from curvekit.evaluation.tasks import TaskResult, ask, evaluate_task, score_task, spread
+from curvekit.evaluation.tasks import ask, evaluate_task, score_task, spread
 from curvekit.files import write_jsonl
 from curvekit.text.documents import as_dataset
 from curvekit.text.examples import PackedExamples, pack_examples
 from curvekit.text.prompts import Prompter
-from curvekit.text.rows import TaskRows, as_texts, load_rows
+from curvekit.text.rows import as_texts, load_rows
 from curvekit.text.tasks import TASKS, find_task
 from curvekit.text.tokenization import start_token
+from curvekit.training.materials import Material, Measured, Tell, kept
+from curvekit.training.runs import Run
 from curvekit.training.settings import RunConfig
+from curvekit.training.texts import sample_metrics
 
 ANSWERS = "answers.jsonl"
 
 
-def task_rows(config: RunConfig, announce: Callable[[str], object]) -> TaskRows:
-    """The rows that a run's task names."""
-    task = find_task(str(config.task), config.template, config.judged)
-    return load_rows(task, None if config.task in TASKS else config.task, config.data_dir, announce)
+class Answers(Material):
+    """The rows of a task: its right answers are trained, and what the model answers is judged."""
 
+    def __init__(self, config: RunConfig, announce: Tell) -> None:
+        task = find_task(str(config.task), config.template, config.judged)
+        self.rows = load_rows(task, None if config.task in TASKS else config.task, config.data_dir, announce)
+        splits = ("train", "validation", "test")
+        super().__init__(config, DatasetDict({each: as_dataset(as_texts(self.rows.split(each))) for each in splits}))
 
-def as_corpus(rows: TaskRows) -> DatasetDict:
-    """The rows as documents: what a run's revision is taken of."""
-    return DatasetDict({split: as_dataset(as_texts(rows.split(split))) for split in ("train", "validation", "test")})
+    def examples(self, tokenizer: Any, tokens: Path, progress: bool) -> tuple[PackedExamples, PackedExamples]:
+        config = self.config
+        prompter = Prompter(self.rows.task, tokenizer, config.block_size, config.form)
+        held_out = spread(self.rows.validation, config.validation_documents)
+        train, validation = (
+            pack_examples(examples, prompter, config.block_size, start_token(tokenizer))
+            for examples in (self.rows.train, held_out)
+        )
+        return train, validation
 
+    def measure(
+        self, run: Run, model: Any, tokenizer: Any, revision: dict[str, str], tell: Tell, progress: bool
+    ) -> Measured:
+        config = self.config
+        told = {"model": Path(config.base).name, "recipe": config.recipe, "seed": config.seed}
 
-def task_blocks(config: RunConfig, rows: TaskRows, tokenizer: Any) -> tuple[PackedExamples, PackedExamples]:
-    """The answers that are trained on and those that validate, packed into rows of ``block_size``."""
-    prompter = Prompter(rows.task, tokenizer, config.block_size, config.form)
-    held_out = spread(rows.validation, config.validation_documents)
-    end = start_token(tokenizer)
-    train, validation = (
-        pack_examples(examples, prompter, config.block_size, end) for examples in (rows.train, held_out)
-    )
-    return train, validation
+        def asked(split: str, most: int | None) -> Any:
+            return ask(model, tokenizer, self.rows, split, most, config.context_eval, config.form, told)
 
-
-def score(config: RunConfig, rows: TaskRows, model: Any, tokenizer: Any, progress: bool) -> LanguageModelScore:
-    """How likely the right answers of the validation items are to the trained model."""
-    asked = ask(
-        model, tokenizer, rows, "validation", config.validation_documents, config.context_eval, config.form, _told(config)
-    )
-    return score_task(model, asked, progress)[0]
-
-
-def measure(
-    config: RunConfig, rows: TaskRows, model: Any, tokenizer: Any, folder: Path, progress: bool
-) -> TaskResult:
-    """The trained model on the test items; its answers are kept in ``answers.jsonl``."""
-    asked = ask(model, tokenizer, rows, "test", config.eval_documents, config.context_eval, config.form, _told(config))
-    result = evaluate_task(model, asked, progress=progress)
-    write_jsonl(folder / ANSWERS, result.rows())
-    return result
-
-
-def _told(config: RunConfig) -> dict[str, Any]:
-    return {"model": Path(config.base).name, "recipe": config.recipe, "seed": config.seed}
+        tell("scoring the validation items")
+        score, *_ = score_task(model, asked("validation", config.validation_documents), progress)
+        tell("answering the test items")
+        result = evaluate_task(model, asked("test", config.eval_documents), progress=progress)
+        splits = {"validation": kept(run, "validation", score), "test": kept(run, "test", result.score)}
+        write_jsonl(run.folder / ANSWERS, result.rows())
+        samples = [
+            {"prompt": row["source"], "continuation": row["answer"], "reference": row["references"][0]}
+            for row in result.answers[: config.sample_prompts]
+        ]
+        return Measured(splits, samples, sample_metrics([], 0) | {"task": result.to_dict()})

@@ -23,7 +23,7 @@ from curvekit.bases import hub
 from curvekit.errors import CurvekitError
 from curvekit.files import write_jsonl
 from curvekit.text import corpora, documents, pydocs
-from curvekit.text.corpora import CORPORA, SPLITS, corpus_revision, load_corpus, text_revision
+from curvekit.text.corpora import CORPORA, SPLITS, corpus_revision, further_splits, load_corpus, text_revision
 from curvekit.text.stories import StoryReport, parse_story, read_stories
 from curvekit.training.settings import RunConfig
 
@@ -643,14 +643,35 @@ def test_a_parquet_cut_off_in_the_middle_is_named(tmp_path, tiny_texts):
 
 
 def test_missing_and_doubled_split_files_are_named(tiny_corpus, tmp_path):
-    for name in ("train.txt", "test.txt"):
+    for name in ("train.txt", "validation.txt"):
         (tmp_path / name).write_bytes((tiny_corpus / name).read_bytes())
-    with pytest.raises(CurvekitError, match=r"has no validation file \(split files there: test.txt, train.txt\)"):
+    with pytest.raises(CurvekitError, match=r"has no test file \(split files there: train.txt, validation.txt\)"):
         load_corpus(tmp_path)
+    (tmp_path / "validation.txt").unlink()
+    (tmp_path / "test.txt").write_bytes((tiny_corpus / "test.txt").read_bytes())
     for name in ("valid.txt", "val.txt"):
         (tmp_path / name).write_bytes((tiny_corpus / "validation.txt").read_bytes())
     with pytest.raises(CurvekitError, match="one validation file or all its shards"):
         load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["lines", "passages"])
+def test_without_a_validation_file_some_of_the_training_text_validates(tmp_path, tiny_texts, unit):
+    lines = tiny_texts * 20 if unit == "passages" else tiny_texts
+    joined = "\n\n" if unit == "passages" else "\n"
+    (tmp_path / "train.txt").write_text(joined.join(f"{i}. {text}" for i, text in enumerate(lines)))
+    (tmp_path / "test.txt").write_text("\n".join(f"A test of {text}" for text in tiny_texts[:9]))
+    (tmp_path / "test_modern.txt").write_text("\n".join(f"Modern. {text}" for text in tiny_texts[:5]))
+    said = []
+    corpus = load_corpus(tmp_path, announce=said.append)
+    assert corpus["test"].num_rows == 9 and corpus["validation"].num_rows >= 1
+    train, validation = list(corpus["train"]["text"]), list(corpus["validation"]["text"])
+    assert not set(train) & set(validation)
+    assert "has no validation file: " in " ".join(said) and "1 files that belong to no split" in " ".join(said)
+    assert further_splits(tmp_path) == {"test_modern": tmp_path / "test_modern.txt"}
+    if unit == "passages":  # the end of it
+        assert validation[-1].strip().endswith("story number 59.")
+        assert sum(len(text.split()) for text in train + validation) == sum(len(text.split()) + 1 for text in lines)
 
 
 def test_a_folder_without_texts_and_a_unit_that_does_nothing_are_refused(tmp_path, wikitext):
