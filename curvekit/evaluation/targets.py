@@ -21,7 +21,7 @@ from tqdm import tqdm
 import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, _sha, _tokenizer_hash
+from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, short_hash, tokenizer_hash
 from curvekit.modes import evaluating
 from curvekit.text.pairs import batched, source_ids, target_ids
 from curvekit.text.tokenization import start_token
@@ -109,10 +109,10 @@ def score_targets(
             "recipe": getattr(model.config, "recipe", None) or "none",
             **(signature or {}),
             "documents": len(targets),
-            "texts": _sha(*sources, *targets),
+            "texts": short_hash(*sources, *targets),
             "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
             "vocabulary": len(tokenizer),
-            "tokenizer_hash": _tokenizer_hash(tokenizer),
+            "tokenizer_hash": tokenizer_hash(tokenizer),
             "context": room,
             "prefix": GIVEN,
             "denominators": f"{DENOMINATORS}, of the target alone",

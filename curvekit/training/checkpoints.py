@@ -29,7 +29,7 @@ from curvekit.errors import CurvekitError
 from curvekit.ownership import broken, seal
 from curvekit.training import sharding
 from curvekit.training.processes import place
-from curvekit.training.runs import is_checkpoint
+from curvekit.training.runs import gone, is_checkpoint
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
