@@ -30,6 +30,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "report",
     "train",
     "pretrain",
+    "prepare",
     "search",
     "card",
     "evaluate",

@@ -19,7 +19,7 @@ from filelock import FileLock
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.folds import Folds, FoldTokens
-from curvekit.experiments.spaces import Dimension, Space, as_given, tokens_of_step, with_values
+from curvekit.experiments.spaces import Space, as_given, tokens_of_step, with_values
 from curvekit.experiments.studies import Study
 from curvekit.experiments.trials import Diverged, Trials, pooled
 from curvekit.files import finite, read_json, write_json, write_text
@@ -86,7 +86,7 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
         check_run(dataclasses.replace(config, recipe=recipe))
     require(folder, SEARCH)
     with created(folder), writing(folder / "trials"):
-        _agree(config, plan, folder)
+        wanted = _agreed(config, plan, folder)
         corpus = load_corpus(config.corpus, config.data_dir, announce=announce)
         with FileLock(folder / ".folds.lock"):  # one process divides and tokenises for all
             folds = Folds(corpus, plan.folds, config.seed, folder / "folds.json")
@@ -95,6 +95,9 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
             tokens = FoldTokens(
                 folds, tokenizer, folder / "tokens.safetensors", Path(config.corpus).name, config.validation_documents
             )
+        if not marker(folder):
+            mark(folder, SEARCH.name)
+        write_json(folder / "search.json", wanted)
         work = Trials(tokens)
         studies = {}
         for recipe in recipes:
@@ -110,22 +113,19 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
             return _end(config, plan, folder, studies, folds, announce)
 
 
-def _agree(config: RunConfig, plan: Plan, folder: Path) -> None:
-    """Write down what is searched; refuse to go on with another search."""
+def _agreed(config: RunConfig, plan: Plan, folder: Path) -> dict[str, Any]:
+    """What ``search.json`` shall hold; refuse to go on with another search."""
     path, wanted = folder / "search.json", {"settings": config.to_dict(), **plan.to_dict()}
     if path.exists():
         known = read_json(path)
-        before = RunConfig.from_dict(known["settings"])
-        differences = before.differences(config) + [
+        differences = RunConfig.from_dict(known["settings"]).differences(config) + [
             f"{name} is {known.get(name)!r}, not {wanted[name]!r}"
             for name in ("space", "folds", "sampler", "recipes")
             if known.get(name) != wanted[name]
         ]
         if differences:
             raise CurvekitError(f"{folder} holds another search: its {differences[0]}; choose another folder")
-    if not marker(folder):
-        mark(folder, SEARCH.name)
-    write_json(path, wanted)
+    return wanted
 
 
 def _given(config: RunConfig, work: Trials, folder: Path, folds: int, announce: Callable[[str], None]) -> None:
@@ -354,7 +354,3 @@ def load_search(folder: str | Path) -> dict[str, Any]:
         raise CurvekitError(f"the search in {folder} is not finished; give its command again, it goes on")
     return read_json(folder / "results.json")
 
-
-def dimensions(results: Mapping[str, Any]) -> list[Dimension]:
-    """The space of some results."""
-    return [Dimension(name, **({**each, "choices": tuple(each.get("choices", ()))})) for name, each in results["space"].items()]

@@ -42,8 +42,8 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.packing import PaddedExamples, pack, pad
+from curvekit.text.shards import PreparedCorpus, open_corpus, revisions
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer
 from curvekit.training.checkpoints import (
     WEIGHTS,
@@ -120,8 +120,8 @@ def train(
             if not trained:
                 check_run(config)
         agree(config.fingerprint(), "settings")
-        corpus = first_then_others(lambda: load_corpus(config.corpus, config.data_dir, announce=told.append))
-        agree(corpus_revision(corpus), "corpora")
+        corpus = first_then_others(lambda: open_corpus(config.corpus, config.data_dir, announce=told.append))
+        agree(revisions(corpus), "corpora")
         with in_step():
             if not trained:
                 check_texts(config, corpus)
@@ -229,20 +229,16 @@ def build(config: RunConfig, tokenizer: Any) -> Any:
 def _examples(config: RunConfig, corpus: DatasetDict, tokenizer: Any, tokens: Path, progress: bool) -> tuple[Any, Any]:
     """What trains and what validates, cut into blocks."""
     laid_out = pad if config.examples == "padded" else pack
-    blocks, validation = (
-        laid_out(
-            texts,
-            cutter,
-            config.block_size,
-            tokens / f"{split}.safetensors",
-            progress,
-            f"the {split} split",
-        )
-        for split, texts, cutter in (
-            ("train", *_training_text(config, corpus["train"], tokenizer)),
-            ("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer),
-        )
-    )
+
+    def examples(split: str, texts: Any, cutter: Any) -> Any:
+        path = tokens / f"{split}.safetensors"
+        return laid_out(texts, cutter, config.block_size, path, progress, f"the {split} split")
+
+    if isinstance(corpus, PreparedCorpus):
+        blocks: Any = corpus.blocks(tokenizer, config.block_size)
+    else:
+        blocks = examples("train", *_training_text(config, corpus["train"], tokenizer))
+    validation = examples("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer)
     return blocks, validation
 
 
@@ -582,7 +578,7 @@ def _dropout(config: RunConfig) -> dict[str, float]:
 
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
     """Note which texts the run began with; refuse to go on with others."""
-    revision, path = corpus_revision(corpus), folder / "corpus.json"
+    revision, path = revisions(corpus), folder / "corpus.json"
     if path.exists() and (before := read_json(path)) != revision:
         changed = [split for split in revision if before.get(split) != revision[split]]
         raise CurvekitError(
