@@ -36,6 +36,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "evaluate",
     "generate",
     "compare",
+    "rank",
     "check",
     "merge",
     "serve",

@@ -21,7 +21,7 @@ from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.folds import Folds, FoldTokens
 from curvekit.experiments.spaces import Space, as_given, tokens_of_step, with_values
 from curvekit.experiments.studies import Study
-from curvekit.experiments.trials import Diverged, Trials, pooled
+from curvekit.experiments.trials import POINTS, Diverged, Trials, pooled
 from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.ownership import Kind, created, json_with, mark, marker, require, text_with
 from curvekit.recipes import RECIPES
@@ -30,6 +30,7 @@ from curvekit.text.tokenization import run_tokenizer
 from curvekit.training.checkpoints import writing
 from curvekit.training.preflight import check_run
 from curvekit.training.settings import RunConfig
+from curvekit.training.tracking import tracked_trial
 from curvekit.training.trainer import train
 
 SEARCH = Kind(
@@ -147,39 +148,52 @@ def _one(config: RunConfig, work: Trials, study: Study, folds: int, announce: Ca
         if trial is None:
             return False
         values = dict(trial.params)
-        known = study.finished_folds(trial)
         told = f"{config.recipe}, trial {len(study.ended()) + 1} of {study.trials} ({_said(values)})"
-        found: list[dict[str, Any]] = []
-        pruned = study.optuna.TrialPruned
-
-        def report(point: int, bits: float) -> None:
-            trial.report(bits, point)
-            if point + 1 < folds * 4 and trial.should_prune():
-                raise pruned
-
-        try:
-            own = with_values(config, values)
-            own.validate()
-            for fold in range(folds):
-                if fold in known:
-                    for point, bits in enumerate(known[fold]["bits"]):
-                        trial.report(bits, fold * 4 + point)
-                    found.append(known[fold])
-                else:
-                    found.append(work.fold(own, fold, report))
-                trial.set_user_attr(f"fold {fold}", found[-1])
-        except (pruned, Diverged) as end:
-            why = "the loss is not a number" if isinstance(end, Diverged) else "given up, being worse than most"
+        with tracked_trial(config, study.folder, _group(config, study.folder), trial.number, values) as log:
+            found, why = _folds(with_values(config, values), work, study, trial, folds, log)
+            bits = None if why else pooled(found)
+            log({"trial_bits": bits} if bits is not None else {"ended": why})
+        if why:
             trial.set_user_attr("ended", why)
-            trial.set_user_attr("seconds", round(time.perf_counter() - began, 4))
-            study.tell(trial, None)
-            announce(f"{told}: {why}")
-            return True
         trial.set_user_attr("seconds", round(time.perf_counter() - began, 4))
-        study.tell(trial, pooled(found))
-    best = study.best()
-    announce(f"{told}: {pooled(found):.4f} bits a byte; the best so far {best.value:.4f}")
+        study.tell(trial, bits)
+    announce(f"{told}: {why or f'{bits:.4f} bits a byte; the best so far {study.best().value:.4f}'}")
     return True
+
+
+def _folds(
+    config: RunConfig, work: Trials, study: Study, trial: Any, folds: int, log: Callable[[dict[str, Any]], None]
+) -> tuple[list[dict[str, Any]], str]:
+    """Each fold of a trial, and why it was given up, if it was; what a killed process had finished is not done again."""
+    found: list[dict[str, Any]] = []
+    known, pruned = study.finished_folds(trial), study.optuna.TrialPruned
+
+    def report(point: int, bits: float) -> None:
+        trial.report(bits, point)
+        log({f"bits, fold {point // POINTS}": bits})
+        if point + 1 < folds * POINTS and trial.should_prune():
+            raise pruned
+
+    try:
+        config.validate()
+        for fold in range(folds):
+            if fold in known:
+                for point, bits in enumerate(known[fold]["bits"]):
+                    trial.report(bits, fold * POINTS + point)
+                found.append(known[fold])
+            else:
+                found.append(work.fold(config, fold, report))
+            trial.set_user_attr(f"fold {fold}", found[-1])
+    except pruned:
+        return found, "given up, being worse than most"
+    except Diverged:
+        return found, "the loss is not a number"
+    return found, ""
+
+
+def _group(config: RunConfig, folder: Path) -> str:
+    """What wandb calls the trials of a recipe."""
+    return config.wandb_group or f"{folder.resolve().name}/{config.recipe}"
 
 
 def _said(values: Mapping[str, Any]) -> str:
@@ -210,7 +224,8 @@ def _end(
             runs = []
             for seed in plan.seeds:
                 announce(f"{recipe}, {kind}, seed {seed}: trained and tested once")
-                runs.append(train(dataclasses.replace(wanted, seed=seed), folder / "runs" / f"{recipe}-{kind}-seed{seed}"))
+                tracked = dataclasses.replace(wanted, seed=seed, wandb_group=f"{_group(own, folder)}/{kind}")
+                runs.append(train(tracked, folder / "runs" / f"{recipe}-{kind}-seed{seed}"))
             test[kind] = runs
         found[recipe] = {
             "given": {"bits": given["bits"], "values": as_given(own, plan.space), "folds": given["folds"]},

@@ -354,6 +354,11 @@ def is_stream(path: Path) -> bool:
     return path.is_file()
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is a token stream, to its last byte."""
+    return is_stream(path) and bool(_metadata(path))
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """What made the stream at ``path``; nothing where there is no file or it is cut off."""
     if not path.exists() or not path.stat().st_size:

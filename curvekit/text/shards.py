@@ -28,7 +28,7 @@ from curvekit.files import read_json, read_jsonl, write_json, write_jsonl
 from curvekit.ownership import MARKER, Kind, json_with, mark, marker, require
 from curvekit.text.corpora import Revision, corpus_revision, load_corpus, text_revision
 from curvekit.text.documents import Announce, as_dataset
-from curvekit.text.packing import is_stream, opened, pack, tokenizer_fingerprint, too_short
+from curvekit.text.packing import is_stream, is_whole, opened, pack, tokenizer_fingerprint, too_short
 
 CHARACTERS = 2**25  # of a shard, some 33 MB of English; its last document may go beyond
 _READ = 64  # documents that are read from the disk at a time
@@ -223,7 +223,7 @@ class PreparedCorpus(DatasetDict):
                 f"{self.folder} was cut by another tokeniser than the base's; prepare the corpus for this base"
             )
         paths = [self.folder / shard["file"] for shard in self.index["shards"]]
-        if bad := next((path for path in paths if not is_stream(path)), None):
+        if bad := next((path for path in paths if not is_whole(path)), None):
             raise CurvekitError(f"{bad} is missing or not whole; give the command that prepared {self.folder} again")
         blocks = ShardedBlocks(paths, block_size)
         if blocks.tokens != self.index["tokens"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,14 @@ def test_the_ids_are_those_of_the_tokeniser(tiny_tokenizer, tiny_texts):
         assert fast.cut([*TEXTS, *tiny_texts]) == usual(tokenizer, [*TEXTS, *tiny_texts])
 
 
+@cache
+def mini():
+    return base_tokenizer("mini")
+
+
 @given(st.text(max_size=60))
 def test_any_text_has_the_ids_of_the_tokeniser(text):
-    tokenizer = base_tokenizer("mini")
+    tokenizer = mini()
     text = text.encode("utf-8", "replace").decode()
     assert fast_bpe(tokenizer, "mini").cut([text]) == usual(tokenizer, [text])
 
