@@ -65,7 +65,9 @@ TOKENS = (0.1e9, 1e9, 10e9, 100e9)
 BATCH = 8  # blocks a GPU at a time
 
 
-def memory(model: Model, gpus: int = 1, shard: bool = False, checkpointing: bool = False, batch: int = BATCH) -> dict[str, float]:
+def memory(
+    model: Model, gpus: int = 1, shard: bool = False, checkpointing: bool = False, batch: int = BATCH
+) -> dict[str, float]:
     """Bytes a GPU by part, in bf16 autocast with float32 weights and AdamW.
 
     A block keeps 34 bytes a token and channel for its backward (flash attention keeps no squares; Korthikanti et al.
@@ -94,7 +96,9 @@ def sent(model: Model, gpus: int, shard: bool) -> float:
     return (3 if shard else 2) * 4 * model.parameters * ring
 
 
-def step(model: Model, gpus: int, shard: bool, machine: Machine, batch: int = BATCH, checkpointing: bool = False) -> dict[str, float]:
+def step(
+    model: Model, gpus: int, shard: bool, machine: Machine, batch: int = BATCH, checkpointing: bool = False
+) -> dict[str, float]:
     """Seconds of a step: what is computed, what is sent, and the longer of what overlaps.
 
     DDP sends while the backward computes, two thirds of the step; FSDP2 while either does. What the last unit sends

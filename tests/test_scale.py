@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from benchmarks.scale import BEGIN, END, GPUS, MODELS, Machine, memory, plan, sent, simulated, step, tables
 
 ROOT = Path(__file__).parent.parent

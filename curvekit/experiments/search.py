@@ -68,7 +68,9 @@ class Plan:
         }
 
 
-def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable[[str], None] = print) -> dict[str, Any]:
+def search(
+    config: RunConfig, plan: Plan, folder: str | Path, announce: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Run a search in ``folder``, or go on with the one that is there; several processes may do so at once.
 
     Returns:
@@ -164,7 +166,7 @@ def _one(config: RunConfig, work: Trials, study: Study, folds: int, announce: Ca
 def _folds(
     config: RunConfig, work: Trials, study: Study, trial: Any, folds: int, log: Callable[[dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Each fold of a trial, and why it was given up, if it was; what a killed process had finished is not done again."""
+    """Each fold of a trial, and why it was given up, if it was; what a killed process had finished is kept."""
     found: list[dict[str, Any]] = []
     known, pruned = study.finished_folds(trial), study.optuna.TrialPruned
 
@@ -197,7 +199,9 @@ def _group(config: RunConfig, folder: Path) -> str:
 
 
 def _said(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
 
 
 def _end(
@@ -256,9 +260,7 @@ def verdict(given: float, best: float, given_runs: Sequence[Any], winner_runs: S
     ``optimism = advantage - kept``. ``low`` and ``high`` bound the winner's difference in nats a token, negative
     being better; None for one tokeniser against another, or where the winner is what was given.
     """
-    before, after = (
-        fmean(run.metrics["bits_per_byte"] for run in runs) for runs in (given_runs, winner_runs)
-    )
+    before, after = (fmean(run.metrics["bits_per_byte"] for run in runs) for runs in (given_runs, winner_runs))
     row: dict[str, Any] = {
         "given": before,
         "winner": after,
@@ -368,4 +370,3 @@ def load_search(folder: str | Path) -> dict[str, Any]:
     if not (folder / "results.json").exists():
         raise CurvekitError(f"the search in {folder} is not finished; give its command again, it goes on")
     return read_json(folder / "results.json")
-

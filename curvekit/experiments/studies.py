@@ -131,7 +131,9 @@ class Study:
         states = self.optuna.trial.TrialState
         if any(each.state == states.WAITING for each in self.frozen):
             return
-        points = [dict(zip(grid(self.space), each, strict=True)) for each in itertools.product(*grid(self.space).values())]
+        points = [
+            dict(zip(grid(self.space), each, strict=True)) for each in itertools.product(*grid(self.space).values())
+        ]
         random.Random(self.seed).shuffle(points)
         had = [each.params for each in self.frozen if each.state != states.FAIL]
         self.study.enqueue_trial(next(point for point in points if point not in had))

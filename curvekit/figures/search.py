@@ -32,7 +32,11 @@ def _placed(space: Mapping[str, Any], name: str, values: Sequence[Any]) -> tuple
     scale = np.log10 if own["log"] else np.asarray
     low, high = float(scale(own["low"])), float(scale(own["high"]))
     places = (np.asarray(scale(np.array(values, float)), float) - low) / (high - low)
-    ends = {0.0: own["low"], 0.5: 10 ** ((low + high) / 2) if own["log"] else (own["low"] + own["high"]) / 2, 1.0: own["high"]}
+    ends = {
+        0.0: own["low"],
+        0.5: 10 ** ((low + high) / 2) if own["log"] else (own["low"] + own["high"]) / 2,
+        1.0: own["high"],
+    }
     if isinstance(own["low"], int) and ends[0.5] % 1:
         del ends[0.5]
     return places, list(ends), [f"{each:.3g}" for each in ends.values()]

@@ -102,7 +102,9 @@ def _ranks(rules: dict[str, Any]) -> dict[bytes, int] | None:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     model, before = rules["model"], rules["pre_tokenizer"] or {}
-    plain = not any(model.get(name) for name in ("dropout", "byte_fallback", "ignore_merges", "continuing_subword_prefix"))
+    plain = not any(
+        model.get(name) for name in ("dropout", "byte_fallback", "ignore_merges", "continuing_subword_prefix")
+    )
     own_words = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
     if model.get("type") != "BPE" or rules["normalizer"] or not plain or not own_words:
         return None

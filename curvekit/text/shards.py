@@ -85,7 +85,10 @@ def prepare(
         place.mkdir(exist_ok=True)
         if not marker(place):
             mark(place, kind)
-    jobs = [(number, begin, end, folder / "train" / f"{number:05}.safetensors") for number, (begin, end) in enumerate(ranges)]
+    jobs = [
+        (number, begin, end, folder / "train" / f"{number:05}.safetensors")
+        for number, (begin, end) in enumerate(ranges)
+    ]
     shards = list(tqdm(_cut_all(jobs, texts, tokenizer, workers), "preparing", len(jobs), unit=" shards", disable=None))
     for split in ("validation", "test"):
         write_jsonl(folder / f"{split}.jsonl", ({"text": text} for text in corpus[split]["text"]))

@@ -47,7 +47,9 @@ class Place:
 def place() -> Place:
     """What the launcher has told this process; without one it is the only one."""
     try:
-        rank, world, local, beside = (int(os.environ.get(name, default)) for name, default in zip(_NAMES, "0101", strict=True))
+        rank, world, local, beside = (
+            int(os.environ.get(name, default)) for name, default in zip(_NAMES, "0101", strict=True)
+        )
     except ValueError:
         return Place()
     return Place(rank, world, local, beside) if world > 1 else Place()

@@ -144,7 +144,9 @@ def _claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
         by_first(lambda: stack.enter_context(claimed(config, folder)) and None)
         with in_step():
             if not (folder / "config.json").exists():
-                raise CurvekitError(f"process {place().rank} does not see {folder}; name a folder that all machines share")
+                raise CurvekitError(
+                    f"process {place().rank} does not see {folder}; name a folder that all machines share"
+                )
         yield Run(folder)
 
 

@@ -109,7 +109,7 @@ def test_every_trial_has_the_same_budget_of_tokens(config):
 def test_folds_hold_out_every_document_once_and_train_no_copy(config, corpus, tmp_path):
     documents = load_corpus(corpus)
     folds = Folds(documents, 3, 0, tmp_path / "folds.json")
-    held = sorted(sum(folds.held, []))
+    held = sorted(i for fold in folds.held for i in fold)
     assert len(held) == len(set(held)) == len(folds.texts) - folds.removed
     assert folds.removed == 1, "the document that repeats a test document is in no fold"
     for out, trained in zip(folds.held, folds.trained, strict=True):

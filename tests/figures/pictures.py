@@ -195,9 +195,21 @@ def trials():
     rows = []
     for number in range(15):
         bits = 1.4 + 0.1 * drawn.random()
-        values = {"learning_rate": 10 ** drawn.uniform(-4, -2), "model.degree": int(drawn.integers(1, 5)), "optimizer": "muon"}
+        values = {
+            "learning_rate": 10 ** drawn.uniform(-4, -2),
+            "model.degree": int(drawn.integers(1, 5)),
+            "optimizer": "muon",
+        }
         folds = [{"bits": [bits + 0.2, bits + shift]} for shift in (-0.02, 0.01, 0.03)]
-        rows.append({"number": number, "values": values, "bits": None if number % 5 == 4 else bits, "folds": folds, "seconds": 30.0})
+        rows.append(
+            {
+                "number": number,
+                "values": values,
+                "bits": None if number % 5 == 4 else bits,
+                "folds": folds,
+                "seconds": 30.0,
+            }
+        )
     return rows
 
 

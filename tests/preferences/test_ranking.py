@@ -73,7 +73,12 @@ def test_agreement_is_krippendorffs():
     same = [rating("a", "b", "first"), rating("b", "a", "second")]  # the same answer, shown the other way round
     other = [rating("a", "b", "second", "q"), rating("a", "b", "second", "q")]
     assert agreement([*same, *other]) == (1.0, 2)
-    apart = [rating("a", "b", "first"), rating("a", "b", "second"), rating("a", "b", "first", "q"), rating("a", "b", "second", "q")]
+    apart = [
+        rating("a", "b", "first"),
+        rating("a", "b", "second"),
+        rating("a", "b", "first", "q"),
+        rating("a", "b", "second", "q"),
+    ]
     # observed (1/4) * sum over items of 8 / 1 = 4; expected 16 pairs of which 8 differ by 2: 32 / 12
     assert agreement(apart)[0] == pytest.approx(1 - 4 / (32 / 12))
     assert agreement([rating("a", "b", "first")]) == (None, 0)
@@ -87,7 +92,9 @@ def test_nothing_to_rank_is_a_sentence():
 
 
 def test_the_command_prints_the_ranking(tmp_path, capsys):
-    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn({"a": 1.0, "b": -1.0}, count=60)))
+    (tmp_path / "one.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in drawn({"a": 1.0, "b": -1.0}, count=60))
+    )
     assert main(["rank", str(tmp_path / "one.jsonl")]) == 0
     said = capsys.readouterr().out
     assert said.index("| a |") < said.index("| b |") and "Nothing was rated twice" in said

@@ -165,7 +165,7 @@ def test_a_step_is_dealt_out_evenly_or_not_at_all():
 
 def test_documents_are_dealt_out_once_each():
     shares = deal([5, 1, 9, 3, 3, 8], 3)
-    assert sorted(sum(shares, [])) == list(range(6))
+    assert sorted(i for share in shares for i in share) == list(range(6))
     assert max(sum([5, 1, 9, 3, 3, 8][i] for i in share) for share in shares) <= 11
 
 
