@@ -264,7 +264,8 @@ def run_experiment(
             kept = ", finished before" if finished[place] else ""
             progress(f"run {number} of {len(plan)}: {wanted.recipe}, seed {wanted.seed}{kept}")
         if not finished[place]:
-            train(wanted, place)
+            group = wanted.wandb_group or f"{folder.resolve().name}/{wanted.recipe}"  # of its seeds
+            train(dataclasses.replace(wanted, wandb_group=group), place)
     command = command or _command(config, recipes, seeds, folder, baseline)
     return compare(plan, baseline, folder, samples=samples, command=command)
 

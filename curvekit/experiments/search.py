@@ -19,9 +19,9 @@ from filelock import FileLock
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.folds import Folds, FoldTokens
-from curvekit.experiments.spaces import Dimension, Space, as_given, tokens_of_step, with_values
+from curvekit.experiments.spaces import Space, as_given, tokens_of_step, with_values
 from curvekit.experiments.studies import Study
-from curvekit.experiments.trials import Diverged, Trials, pooled
+from curvekit.experiments.trials import POINTS, Diverged, Trials, pooled
 from curvekit.files import finite, read_json, write_json, write_text
 from curvekit.ownership import Kind, created, json_with, mark, marker, require, text_with
 from curvekit.recipes import RECIPES
@@ -30,6 +30,7 @@ from curvekit.text.tokenization import run_tokenizer
 from curvekit.training.checkpoints import writing
 from curvekit.training.preflight import check_run
 from curvekit.training.settings import RunConfig
+from curvekit.training.tracking import tracked_trial
 from curvekit.training.trainer import train
 
 SEARCH = Kind(
@@ -67,7 +68,9 @@ class Plan:
         }
 
 
-def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable[[str], None] = print) -> dict[str, Any]:
+def search(
+    config: RunConfig, plan: Plan, folder: str | Path, announce: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Run a search in ``folder``, or go on with the one that is there; several processes may do so at once.
 
     Returns:
@@ -86,7 +89,7 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
         check_run(dataclasses.replace(config, recipe=recipe))
     require(folder, SEARCH)
     with created(folder), writing(folder / "trials"):
-        _agree(config, plan, folder)
+        wanted = _agreed(config, plan, folder)
         corpus = load_corpus(config.corpus, config.data_dir, announce=announce)
         with FileLock(folder / ".folds.lock"):  # one process divides and tokenises for all
             folds = Folds(corpus, plan.folds, config.seed, folder / "folds.json")
@@ -95,6 +98,9 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
             tokens = FoldTokens(
                 folds, tokenizer, folder / "tokens.safetensors", Path(config.corpus).name, config.validation_documents
             )
+        if not marker(folder):
+            mark(folder, SEARCH.name)
+        write_json(folder / "search.json", wanted)
         work = Trials(tokens)
         studies = {}
         for recipe in recipes:
@@ -110,22 +116,19 @@ def search(config: RunConfig, plan: Plan, folder: str | Path, announce: Callable
             return _end(config, plan, folder, studies, folds, announce)
 
 
-def _agree(config: RunConfig, plan: Plan, folder: Path) -> None:
-    """Write down what is searched; refuse to go on with another search."""
+def _agreed(config: RunConfig, plan: Plan, folder: Path) -> dict[str, Any]:
+    """What ``search.json`` shall hold; refuse to go on with another search."""
     path, wanted = folder / "search.json", {"settings": config.to_dict(), **plan.to_dict()}
     if path.exists():
         known = read_json(path)
-        before = RunConfig.from_dict(known["settings"])
-        differences = before.differences(config) + [
+        differences = RunConfig.from_dict(known["settings"]).differences(config) + [
             f"{name} is {known.get(name)!r}, not {wanted[name]!r}"
             for name in ("space", "folds", "sampler", "recipes")
             if known.get(name) != wanted[name]
         ]
         if differences:
             raise CurvekitError(f"{folder} holds another search: its {differences[0]}; choose another folder")
-    if not marker(folder):
-        mark(folder, SEARCH.name)
-    write_json(path, wanted)
+    return wanted
 
 
 def _given(config: RunConfig, work: Trials, folder: Path, folds: int, announce: Callable[[str], None]) -> None:
@@ -147,43 +150,58 @@ def _one(config: RunConfig, work: Trials, study: Study, folds: int, announce: Ca
         if trial is None:
             return False
         values = dict(trial.params)
-        known = study.finished_folds(trial)
         told = f"{config.recipe}, trial {len(study.ended()) + 1} of {study.trials} ({_said(values)})"
-        found: list[dict[str, Any]] = []
-        pruned = study.optuna.TrialPruned
-
-        def report(point: int, bits: float) -> None:
-            trial.report(bits, point)
-            if point + 1 < folds * 4 and trial.should_prune():
-                raise pruned
-
-        try:
-            own = with_values(config, values)
-            own.validate()
-            for fold in range(folds):
-                if fold in known:
-                    for point, bits in enumerate(known[fold]["bits"]):
-                        trial.report(bits, fold * 4 + point)
-                    found.append(known[fold])
-                else:
-                    found.append(work.fold(own, fold, report))
-                trial.set_user_attr(f"fold {fold}", found[-1])
-        except (pruned, Diverged) as end:
-            why = "the loss is not a number" if isinstance(end, Diverged) else "given up, being worse than most"
+        with tracked_trial(config, study.folder, _group(config, study.folder), trial.number, values) as log:
+            found, why = _folds(with_values(config, values), work, study, trial, folds, log)
+            bits = None if why else pooled(found)
+            log({"trial_bits": bits} if bits is not None else {"ended": why})
+        if why:
             trial.set_user_attr("ended", why)
-            trial.set_user_attr("seconds", round(time.perf_counter() - began, 4))
-            study.tell(trial, None)
-            announce(f"{told}: {why}")
-            return True
         trial.set_user_attr("seconds", round(time.perf_counter() - began, 4))
-        study.tell(trial, pooled(found))
-    best = study.best()
-    announce(f"{told}: {pooled(found):.4f} bits a byte; the best so far {best.value:.4f}")
+        study.tell(trial, bits)
+    announce(f"{told}: {why or f'{bits:.4f} bits a byte; the best so far {study.best().value:.4f}'}")
     return True
 
 
+def _folds(
+    config: RunConfig, work: Trials, study: Study, trial: Any, folds: int, log: Callable[[dict[str, Any]], None]
+) -> tuple[list[dict[str, Any]], str]:
+    """Each fold of a trial, and why it was given up, if it was; what a killed process had finished is kept."""
+    found: list[dict[str, Any]] = []
+    known, pruned = study.finished_folds(trial), study.optuna.TrialPruned
+
+    def report(point: int, bits: float) -> None:
+        trial.report(bits, point)
+        log({f"bits, fold {point // POINTS}": bits})
+        if point + 1 < folds * POINTS and trial.should_prune():
+            raise pruned
+
+    try:
+        config.validate()
+        for fold in range(folds):
+            if fold in known:
+                for point, bits in enumerate(known[fold]["bits"]):
+                    trial.report(bits, fold * POINTS + point)
+                found.append(known[fold])
+            else:
+                found.append(work.fold(config, fold, report))
+            trial.set_user_attr(f"fold {fold}", found[-1])
+    except pruned:
+        return found, "given up, being worse than most"
+    except Diverged:
+        return found, "the loss is not a number"
+    return found, ""
+
+
+def _group(config: RunConfig, folder: Path) -> str:
+    """What wandb calls the trials of a recipe."""
+    return config.wandb_group or f"{folder.resolve().name}/{config.recipe}"
+
+
 def _said(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
 
 
 def _end(
@@ -210,7 +228,8 @@ def _end(
             runs = []
             for seed in plan.seeds:
                 announce(f"{recipe}, {kind}, seed {seed}: trained and tested once")
-                runs.append(train(dataclasses.replace(wanted, seed=seed), folder / "runs" / f"{recipe}-{kind}-seed{seed}"))
+                tracked = dataclasses.replace(wanted, seed=seed, wandb_group=f"{_group(own, folder)}/{kind}")
+                runs.append(train(tracked, folder / "runs" / f"{recipe}-{kind}-seed{seed}"))
             test[kind] = runs
         found[recipe] = {
             "given": {"bits": given["bits"], "values": as_given(own, plan.space), "folds": given["folds"]},
@@ -241,9 +260,7 @@ def verdict(given: float, best: float, given_runs: Sequence[Any], winner_runs: S
     ``optimism = advantage - kept``. ``low`` and ``high`` bound the winner's difference in nats a token, negative
     being better; None for one tokeniser against another, or where the winner is what was given.
     """
-    before, after = (
-        fmean(run.metrics["bits_per_byte"] for run in runs) for runs in (given_runs, winner_runs)
-    )
+    before, after = (fmean(run.metrics["bits_per_byte"] for run in runs) for runs in (given_runs, winner_runs))
     row: dict[str, Any] = {
         "given": before,
         "winner": after,
@@ -353,8 +370,3 @@ def load_search(folder: str | Path) -> dict[str, Any]:
     if not (folder / "results.json").exists():
         raise CurvekitError(f"the search in {folder} is not finished; give its command again, it goes on")
     return read_json(folder / "results.json")
-
-
-def dimensions(results: Mapping[str, Any]) -> list[Dimension]:
-    """The space of some results."""
-    return [Dimension(name, **({**each, "choices": tuple(each.get("choices", ()))})) for name, each in results["space"].items()]

@@ -1,4 +1,4 @@
-"""What a search may vary: a range or a list of values for settings of a run, written ``learning_rate=1e-4:1e-2:log``."""
+"""What a search may vary: a range or a list of values for each setting, such as ``learning_rate=1e-4:1e-2:log``."""
 
 from __future__ import annotations
 

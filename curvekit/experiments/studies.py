@@ -9,7 +9,9 @@ Source: Akiba et al., Optuna (2019), arXiv 1907.10902; the Tree-structured Parze
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,8 @@ class Study:
                 else:
                     # Anew each time: a process that goes on draws what nobody has drawn.
                     self.study.sampler = self._sampler(len(self.frozen))
+                    if self.sampler == "grid":
+                        self._enqueue_next()
                     trial = self.study.ask()
                     stack.enter_context(FileLock(self._held(trial.number)))
                     for each in self.space:
@@ -118,11 +122,21 @@ class Study:
 
     def _sampler(self, number: int) -> Any:
         samplers, seed = self.optuna.samplers, self.seed * 100_003 + number
-        if self.sampler == "grid":
-            return samplers.GridSampler({name: list(values) for name, values in grid(self.space).items()}, self.seed)
-        if self.sampler == "random":
+        if self.sampler != "tpe":
             return samplers.RandomSampler(seed)
         return samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(STARTUP, self.trials // 3)))
+
+    def _enqueue_next(self) -> None:
+        """Put the next point of the grid in, in an order of its own, unless one that was killed waits."""
+        states = self.optuna.trial.TrialState
+        if any(each.state == states.WAITING for each in self.frozen):
+            return
+        points = [
+            dict(zip(grid(self.space), each, strict=True)) for each in itertools.product(*grid(self.space).values())
+        ]
+        random.Random(self.seed).shuffle(points)
+        had = [each.params for each in self.frozen if each.state != states.FAIL]
+        self.study.enqueue_trial(next(point for point in points if point not in had))
 
     def _suggest(self, trial: Any, dimension: Any) -> None:
         if dimension.choices or self.sampler == "grid":

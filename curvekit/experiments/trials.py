@@ -117,7 +117,11 @@ class _Watch(TrainerCallback):
         if not math.isfinite(score.bits_per_byte):
             raise Diverged
         self.found["bits"].append(score.bits_per_byte)
-        self.found |= {"nll": float(score.nll.sum()), "tokens": int(score.tokens.sum()), "bytes": int(score.bytes.sum())}
+        self.found |= {
+            "nll": float(score.nll.sum()),
+            "tokens": int(score.tokens.sum()),
+            "bytes": int(score.bytes.sum()),
+        }
         self.report(self.fold * POINTS + self.points.index(state.global_step), score.bits_per_byte)
 
 

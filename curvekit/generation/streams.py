@@ -487,8 +487,8 @@ def _encode(
         return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in sources]
     before = before_of(sampling) if before is None else before
     fitted = [
-        _fitted(tokenizer, each, room, before) if isinstance(each, str) else (list(each)[-room:], _cut(list(each), room))
-        for each in prompts
+        _fitted(tokenizer, text, room, before) if isinstance(each, str) else (list(each)[-room:], _cut(list(each), room))
+        for each, text in zip(prompts, encodable(each if isinstance(each, str) else "" for each in prompts), strict=True)
     ]
     ids, mask = _padded([row for row, _ in fitted], _pad(tokenizer), model.device)
     return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in fitted]

@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,7 @@ from curvekit.errors import CurvekitError
 from curvekit.files import write_atomically
 from curvekit.ownership import marker
 from curvekit.text.corpora import Revision, text_revision
+from curvekit.text.fast_bpe import Unlike, fast_bpe, forget
 from curvekit.text.tokenization import encodable, start_token
 
 _HEADER = 512  # bytes before the first token: the length of the JSON header, the header, spaces
@@ -77,7 +78,7 @@ class _Examples(torch.utils.data.Dataset):
         tokens = state.pop("tokens")
         self.__dict__ |= state
         if self.path is not None:
-            self.stream, self.starts = _open(self.path)
+            self.stream, self.starts = opened(self.path)
         if self.tokens != tokens:
             raise CurvekitError(f"{self.path} was written anew with other tokens; pack the corpus again")
 
@@ -212,7 +213,7 @@ def _stream(
     if path is None:
         with tempfile.TemporaryFile() as file:
             _write(file, texts, tokenizer, least, progress, name)
-            return *_open(file), None
+            return *opened(file), None
     path = Path(path)
     try:
         known = _metadata(path)
@@ -231,7 +232,7 @@ def _stream(
         and known.get("texts") == text_revision(texts)
     ):
         write_atomically(path, lambda file: _write(file, texts, tokenizer, least, progress, name))
-    return *_open(path), path
+    return *opened(path), path
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -250,7 +251,8 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     """Write the stream after a header, which is filled in when the number of tokens is known."""
     kind = "U16" if len(tokenizer) <= 2**16 else "U32"
     prefix, revision, count, starts = start_token(tokenizer), Revision(), 0, array("Q")
-    digest = hashlib.sha256()
+    digest, fingerprint = hashlib.sha256(), tokenizer_fingerprint(tokenizer)
+    cut = _cutter(tokenizer, fingerprint)
 
     def put(numbers: Any, dtype: str) -> None:
         content = np.array(numbers, _DTYPES[dtype]).tobytes()
@@ -259,7 +261,7 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
 
     file.write(bytes(_HEADER))
     for batch in _batches(encodable(_watched(texts, revision, progress))):
-        encoded = _cut([piece for piece, _ in batch], tokenizer)
+        encoded = cut([piece for piece, _ in batch])
         for (_, begins), ids in zip(batch, encoded, strict=True):
             if begins:
                 starts.append(count)
@@ -273,7 +275,7 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     header = {
         "__metadata__": {
             "texts": str(revision),
-            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "tokenizer": fingerprint,
             "digest": digest.hexdigest(),
         },
         "tokens": {"dtype": kind, "shape": [count], "data_offsets": [0, size]},
@@ -284,17 +286,28 @@ def _write(file: IO[bytes], texts: Iterable[str], tokenizer: Any, least: int, pr
     file.flush()
 
 
-def _cut(texts: list[str], tokenizer: Any) -> Iterator[list[int]]:
-    """The token ids of each text."""
+def _cutter(tokenizer: Any, fingerprint: str) -> Callable[[list[str]], Iterable[list[int]]]:
+    """What gives the token ids of each text."""
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        yield from tokenizer(texts, **options)["input_ids"]
-        return
+        return lambda texts: tokenizer(texts, **options)["input_ids"]
     tokenizer([""], **options)  # takes back what an earlier call set of padding and truncation
-    # Of copies, for what reads a text from outside of Python leaves its UTF-8 in it as long as it lives.
-    copies = [text.encode().decode() for text in texts]
-    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(copies, add_special_tokens=False):
-        yield encoding.ids
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+
+    def usual(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
+
+    def cut(texts: list[str]) -> list[list[int]]:
+        # Of copies, for what reads a text from outside of Python leaves its UTF-8 in it as long as it lives.
+        copies = [text.encode().decode() for text in texts]
+        if fast := fast_bpe(tokenizer, fingerprint):
+            try:
+                return fast.encode(copies, usual)
+            except Unlike:
+                forget(fingerprint)
+        return usual(copies)
+
+    return cut
 
 
 def _watched(texts: Iterable[str], revision: Revision, progress: bool) -> Iterator[str]:
@@ -348,6 +361,11 @@ def is_stream(path: Path) -> bool:
     return path.is_file()
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is a token stream, to its last byte."""
+    return is_stream(path) and bool(_metadata(path))
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """What made the stream at ``path``; nothing where there is no file or it is cut off."""
     if not path.exists() or not path.stat().st_size:
@@ -370,11 +388,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(source: Path | IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def opened(source: Path | IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The tokens and the starts as arrays that are read from disk where they are looked at."""
     if isinstance(source, Path):
         with source.open("rb") as file:
-            return _open(file)
+            return opened(file)
     source.seek(0)
     header = json.loads(source.read(_HEADER)[8:])
     tokens, starts = (

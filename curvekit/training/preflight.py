@@ -18,6 +18,7 @@ from curvekit.bases.weights import check_files
 from curvekit.errors import CurvekitError, first_line
 from curvekit.recipes import recipe_settings
 from curvekit.text.packing import too_short
+from curvekit.text.shards import PreparedCorpus
 from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
@@ -91,8 +92,15 @@ def check_texts(config: RunConfig, corpus: DatasetDict) -> None:
     if "target" in corpus["train"].column_names:  # rows are no text, and each is an example
         return
     tokenizer = base_tokenizer(config.base) if config.tokenizer == "base" else None
+    if isinstance(corpus, PreparedCorpus):
+        if config.tokenizer != "base" or config.examples != "packed":
+            raise CurvekitError(
+                f"{corpus.folder} is prepared for the base's own tokeniser and packed blocks; leave tokenizer and "
+                "examples as they are, or name the corpus itself"
+            )
+        corpus.blocks(tokenizer, config.block_size)
     least = config.block_size if config.examples == "packed" and not writes_targets(config) else 2
-    for split in ("train", "validation"):
+    for split in ("validation",) if isinstance(corpus, PreparedCorpus) else ("train", "validation"):
         if (tokens := _tokens(corpus[split]["text"], tokenizer, least)) < least:
             raise too_short(tokens, config.block_size, f"the {split} split")
 

@@ -282,6 +282,9 @@ class RunConfig:
         "offline", "wandb writes files only, or sends them", choices=("offline", "online"), result=False
     )
     wandb_project: str = _setting("curvekit", "wandb project", result=False)
+    wandb_group: str | None = _setting(
+        None, "runs that wandb shows as one (default: an experiment's or a search's runs of one recipe)", result=False
+    )
 
     def __post_init__(self) -> None:
         """Choose what was left open: a quick run for what ships and local bases, full size for the hub's models.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,9 +15,9 @@ from curvekit.evaluation.metrics import text_metrics
 from curvekit.files import write_json
 from curvekit.generation.streams import generate
 from curvekit.text.coded import codes_of, dropped
-from curvekit.text.corpora import load_corpus
 from curvekit.text.documents import as_dataset
 from curvekit.text.packing import pack, pad, stream_of
+from curvekit.text.shards import PreparedCorpus, open_corpus
 from curvekit.text.tokenization import DropoutTokenizer
 from curvekit.training.materials import Material, Measured, Tell, kept
 from curvekit.training.objectives import training_counts
@@ -36,7 +37,7 @@ class Texts(Material):
     """The documents of a corpus."""
 
     def __init__(self, config: RunConfig, announce: Tell) -> None:
-        corpus = load_corpus(config.corpus, config.data_dir, codes=config.codes, announce=announce)
+        corpus = open_corpus(config.corpus, config.data_dir, codes=config.codes, announce=announce)
         super().__init__(config, corpus)
         self.counts_padding = config.examples == "packed"
 
@@ -50,31 +51,25 @@ class Texts(Material):
     def examples(self, tokenizer: Any, tokens: Path, progress: bool) -> tuple[Any, Any]:
         config, corpus = self.config, self.corpus
         laid_out = pad if config.examples == "padded" else pack
-        read = corpus["train"]
-        if config.codes is not None:
-            read = as_dataset(dropped(read["text"], config.code_dropout))
-        train, validation = (
-            laid_out(
-                texts,
-                cutter,
-                config.block_size,
-                tokens / f"{split}.safetensors",
-                progress,
-                f"the {split} split",
-            )
-            for split, texts, cutter in (
-                ("train", *_training_text(config, read, tokenizer)),
-                ("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer),
-            )
-        )
-        return train, validation
+
+        def examples(split: str, texts: Any, cutter: Any) -> Any:
+            path = tokens / f"{split}.safetensors"
+            return laid_out(texts, cutter, config.block_size, path, progress, f"the {split} split")
+
+        if isinstance(corpus, PreparedCorpus):
+            train: Any = corpus.blocks(tokenizer, config.block_size)
+        else:
+            read = corpus["train"]
+            if config.codes is not None:
+                read = as_dataset(dropped(read["text"], config.code_dropout))
+            train = examples("train", *_training_text(config, read, tokenizer))
+        return train, examples("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer)
 
     def measure(
         self, run: Run, model: Any, tokenizer: Any, revision: dict[str, str], tell: Tell, progress: bool
     ) -> Measured:
         config, corpus = self.config, self.corpus
-        stream = stream_of(run.folder / "tokens" / "train.safetensors", corpus["train"], tokenizer)
-        counts = training_counts(stream, max(len(tokenizer), model.config.vocab_size))
+        counts = self._counts(run.folder / "tokens", tokenizer, max(len(tokenizer), model.config.vocab_size))
         splits = {}
         for split in SPLITS:
             require_there(run.folder)
@@ -97,6 +92,14 @@ class Texts(Material):
         tell("writing samples")
         samples = by_first(lambda: _samples(config, model, tokenizer, corpus["test"]["text"]))
         return Measured(splits, samples, sample_metrics(samples, config.sample_tokens))
+
+    def _counts(self, tokens: Path, tokenizer: Any, vocabulary: int) -> np.ndarray:
+        """How often the training text has each token."""
+        if isinstance(self.corpus, PreparedCorpus):
+            streams = self.corpus.blocks(tokenizer, self.config.block_size).streams
+        else:
+            streams = [stream_of(tokens / "train.safetensors", self.corpus["train"], tokenizer)]
+        return np.sum([training_counts(stream, vocabulary) for stream in streams], 0)
 
 
 def sample_metrics(samples: Sequence[dict[str, str]], tokens: int) -> dict[str, Any]:

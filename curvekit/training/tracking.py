@@ -129,6 +129,8 @@ class Wandb(Watcher):
                 project=config.wandb_project,
                 id=read_json(path, shape={"id": str})["id"],
                 name=config.slug(),
+                group=config.wandb_group,
+                job_type=config.recipe,
                 dir=str(folder),
                 mode=config.wandb_mode,  # type: ignore[arg-type]
                 resume="allow" if config.wandb_mode == "online" else None,
@@ -158,6 +160,38 @@ class Wandb(Watcher):
     def close(self, failed: bool) -> None:
         if hasattr(self, "run"):
             self.run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def tracked_trial(
+    config: RunConfig, folder: Path, group: str, number: int, values: Row
+) -> Iterator[Callable[[Row], None]]:
+    """Log a trial of a search as a run of its group: what it yields is called with rows of figures.
+
+    Of TensorBoard there is nothing, which has no groups.
+    """
+    if config.track != "wandb":
+        yield lambda row: None
+        return
+    import wandb
+
+    run = wandb.init(
+        project=config.wandb_project,
+        name=f"{config.recipe} trial {number}",
+        group=group,
+        job_type="trial",
+        dir=str(folder),
+        mode=config.wandb_mode,  # type: ignore[arg-type]
+        config={**config.to_dict(), **values, "trial": number},
+        settings=_wandb_settings(),
+        reinit="finish_previous",
+    )
+    failed = True
+    try:
+        yield lambda row: run.log(row)
+        failed = False
+    finally:
+        run.finish(exit_code=int(failed))
 
 
 def _wandb_settings() -> Any:

@@ -29,8 +29,8 @@ from curvekit.evaluation.conformance import conformance
 from curvekit.files import read_json, write_json, write_jsonl
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.corpora import corpus_revision
 from curvekit.text.packing import PackedBlocks
+from curvekit.text.shards import ShardedBlocks, revisions
 from curvekit.text.tokenization import run_tokenizer, start_token
 from curvekit.training.checkpoints import (
     WEIGHTS,
@@ -103,7 +103,7 @@ def train(
                 check_run(config)
         agree(config.fingerprint(), "settings")
         material = first_then_others(lambda: material_of(config, told.append))
-        agree(corpus_revision(material.corpus), "corpora")
+        agree(revisions(material.corpus), "corpora")
         with in_step():
             if not trained:
                 material.check()
@@ -175,7 +175,7 @@ def fit(
     tokens = run.folder / "tokens"
     by_first(lambda: [_scaffold(run.folder, name) and None for name in ("tokens", "checkpoints")])
     blocks, validation = first_then_others(lambda: material.examples(tokenizer, tokens, progress))
-    if not isinstance(blocks, PackedBlocks):
+    if not isinstance(blocks, PackedBlocks | ShardedBlocks):
         _tell(watchers, f"{blocks}", lasting=True)
     if checkpoint is None:
         _convert(config, model, blocks)
@@ -342,7 +342,7 @@ def _dropout(config: RunConfig) -> dict[str, float]:
 
 def _same_corpus(folder: Path, corpus: DatasetDict) -> dict[str, str]:
     """Note which texts the run began with; refuse to go on with others."""
-    revision, path = corpus_revision(corpus), folder / "corpus.json"
+    revision, path = revisions(corpus), folder / "corpus.json"
     if path.exists() and (before := read_json(path)) != revision:
         changed = [split for split in revision if before.get(split) != revision[split]]
         raise CurvekitError(

@@ -325,9 +325,9 @@ def test_training_goes_on_before_a_checkpoint_that_was_cut_off(train_argv, tmp_p
 
 
 def stop_after_step_4(train_argv, settings, folder: Path) -> None:
-    from curvekit.training import trainer as training
+    from curvekit.training import stepping
 
-    kept = training._History.on_step_begin
+    kept = stepping.History.on_step_begin
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 4:
@@ -335,7 +335,7 @@ def stop_after_step_4(train_argv, settings, folder: Path) -> None:
         kept(self, args, state, control, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._History, "on_step_begin", on_step_begin)
+        patch.setattr(stepping.History, "on_step_begin", on_step_begin)
         assert main([*train_argv, *settings, "--out", str(folder)]) == 130
 
 

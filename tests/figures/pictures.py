@@ -182,11 +182,63 @@ def token_differences():
     return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
 
 
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "model.degree": {"low": 1, "high": 4, "log": False},
+    "optimizer": {"choices": ["adamw", "muon"]},
+}
+
+
+def trials():
+    """Trials of a search, every fifth of them given up."""
+    drawn = np.random.default_rng(0)
+    rows = []
+    for number in range(15):
+        bits = 1.4 + 0.1 * drawn.random()
+        values = {
+            "learning_rate": 10 ** drawn.uniform(-4, -2),
+            "model.degree": int(drawn.integers(1, 5)),
+            "optimizer": "muon",
+        }
+        folds = [{"bits": [bits + 0.2, bits + shift]} for shift in (-0.02, 0.01, 0.03)]
+        rows.append(
+            {
+                "number": number,
+                "values": values,
+                "bits": None if number % 5 == 4 else bits,
+                "folds": folds,
+                "seconds": 30.0,
+            }
+        )
+    return rows
+
+
+def importances():
+    return figures.importances({"learning_rate": 0.7, "model.degree": 0.2, "optimizer": 0.1}, "curve")
+
+
+def slices():
+    return figures.slices(trials(), SPACE, "curve")
+
+
+def parallel_coordinates():
+    return figures.parallel_coordinates(trials(), SPACE, "curve")
+
+
+def fold_spread():
+    return figures.fold_spread(trials(), trials()[0]["folds"], "curve")
+
+
+def cost():
+    return figures.cost(trials(), "curve")
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
     benchmark_ratios, differences_by_rung, gain_by_bin, looks_back,
+    importances, slices, parallel_coordinates, fold_spread, cost,
 ]  # fmt: skip
 
 

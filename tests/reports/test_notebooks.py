@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import SENTENCES
 
 from curvekit.reports.markup import headline
 from curvekit.reports.execution import NOTEBOOKS, report
@@ -19,6 +21,8 @@ from curvekit.training.settings import RunConfig
 from curvekit.training.runs import load_run
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+SEARCH = NOTEBOOKS / "13_search.ipynb"  # executed apart: it needs documents of which none repeats another
+REPORTED = [path for path in PATHS if path != SEARCH]
 RECIPES = ["gpt2", "curve", "curve+softemax", "published", "encoder"]
 FIGURES = {
     "softemax-family", "softemax-limits", "softemax-overflow", "softemax-gradients", "softemax-row-sums",
@@ -99,7 +103,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer"):
+    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "13_search"):
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -115,14 +119,14 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
-    made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
+    made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said
 
 
 @pytest.mark.slow
 def test_the_notebooks_run_and_leave_every_page_figure_and_file(small_report):
     folder = small_report[0].parent
-    for name in names(PATHS):
+    for name in names(REPORTED):
         assert (folder / f"{name}.html").stat().st_size > 10_000
         assert not [cell for cell in read(folder / f"{name}.ipynb").cells if _failed(cell)]
     made = {path.stem for path in (folder / "figures").glob("*.svg")}
@@ -199,3 +203,21 @@ def test_a_second_report_trains_nothing_again(small_report, tiny_base, tiny_corp
     assert {p: p.stat().st_mtime_ns for p in (page.parent / "runs").rglob("metrics.json")} == before
     assert sum("finished before" in line for line in again) == 10
     assert Path(page).exists()
+
+
+@pytest.mark.slow
+def test_notebook_13_searches_and_says_what_is_left(tiny_base, tmp_path):
+    draw = random.Random(0)
+    for name, count in {"train": 24, "validation": 6, "test": 6}.items():
+        lines = (" ".join(draw.choice(SENTENCES[0].split()) for _ in range(40)) for _ in range(count))
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    config = RunConfig(
+        recipe="gpt2", base=str(tiny_base), corpus=str(tmp_path), steps=4, block_size=16, batch_size=4, sample_prompts=0,
+        validation_documents=3,
+    )  # fmt: skip
+    small = {"trials": 9, "folds": 2, "seeds": [101], "recipe": "gpt2"}
+    out = tmp_path.parent / f"{tmp_path.name}-report"
+    report(config, out, recipes=["gpt2"], seeds=[0], notebooks=[SEARCH], parameters=small, progress=lambda _: None)
+    assert "Optimism:" in (out / "13_search.html").read_text()
+    made = {path.stem for path in (out / "figures").glob("search-*.svg")}
+    assert made == {f"search-{name}" for name in ("importance", "slices", "parallel", "folds", "cost")}

@@ -13,7 +13,7 @@ from curvekit.errors import CurvekitError
 from curvekit.generation.streams import generate
 from curvekit.steering.judge import Judge
 
-WORDS = {"river": "river boats sand summer low water".split(), "bank": "bank money letter weight row zero".split()}
+WORDS = {"river": ["river", "boats", "sand", "summer", "low", "water"], "bank": ["bank", "money", "letter", "weight", "row", "zero"]}
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from curvekit.errors import CurvekitError
-from curvekit.text.codes import coded, header
 from curvekit.text.coded import bare, codes_of, dropped, read_coded
+from curvekit.text.codes import coded, header
 from curvekit.text.corpora import load_corpus
 from curvekit.text.labelled import first_of_each, halves, read_labelled
 

@@ -25,7 +25,7 @@ from curvekit.text.tokenization import (
     train_bpe,
     train_characters,
 )
-from curvekit.training import trainer as training
+from curvekit.training import texts as of_text
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import load_run, train
 
@@ -248,7 +248,7 @@ def test_dropout_cuts_the_training_text_and_no_other(config, tmp_path, monkeypat
         packed.append((list(getattr(texts, "column_names", [])), tokenizer, pack(texts, tokenizer, *args, **kwargs)))
         return packed[-1][2]
 
-    monkeypatch.setattr(training, "pack", spy)
+    monkeypatch.setattr(of_text, "pack", spy)
     run = train(config, tmp_path / "run", progress="none")
     _, blocks, validation = packed
     assert isinstance(blocks[1], DropoutTokenizer)
@@ -262,7 +262,7 @@ def test_every_pass_over_the_text_is_cut_differently(config, tiny_texts, tiny_co
 
     texts = load_corpus(str(tiny_corpus))["train"]
     tokenizer = run_tokenizer("bpe-dropout", config.base, texts["text"], 300)
-    repeated, cutter = training._training_text(config, texts, tokenizer)
+    repeated, cutter = of_text._training_text(config, texts, tokenizer)
     blocks = pack(repeated, cutter, config.block_size)
     assert len(blocks) >= config.steps * config.batch_size, "no block need be seen twice"
     stream = np.array(blocks.stream)

@@ -93,10 +93,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(config, undisturbed, interrupt
 
 
 def test_with_patience_the_best_adapter_is_kept(config, tmp_path, monkeypatch):
-    from curvekit.training import trainer
+    from curvekit.training import stepping
 
     losses, kept = iter([9.0, 5.0, 3.0, 4.0, 6.0, 1.0]), {}
-    monkeypatch.setattr(trainer, "_over_tokens", lambda predicted: {"loss": next(losses), "accuracy": 0.0})
+    monkeypatch.setattr(stepping, "over_tokens", lambda predicted, ahead: {"loss": next(losses), "accuracy": 0.0})
     save = adapters.save_weights
 
     def watched(model, path):
@@ -199,11 +199,11 @@ def test_smollm2_starts_with_an_adapter_where_that_can_be():
 
 @pytest.mark.parametrize("examples", ["packed", "padded"])
 def test_the_losses_are_those_of_the_models_own_forward(config, tmp_path, monkeypatch, examples):
-    from curvekit.training import trainer
+    from curvekit.training import stepping
 
     own = dataclasses.replace(config, steps=3, accumulate=2, examples=examples, sample_prompts=0)
     pieces = rows(train(own, tmp_path / "pieces", progress="none"))
-    monkeypatch.setattr(trainer._Trainer, "compute_loss", trainer.SafeTrainer.compute_loss)
+    monkeypatch.setattr(stepping.RunTrainer, "compute_loss", stepping.SafeTrainer.compute_loss)
     whole = rows(train(own, tmp_path / "whole", progress="none"))
     for ours, theirs in zip(pieces, whole, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)

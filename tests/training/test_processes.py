@@ -86,8 +86,8 @@ def test_two_processes_have_the_losses_of_one(config, tmp_path, variant):
     two, (first, second) = together(dataclasses.replace(config, shard=kept == PARTS), tmp_path)
     same(one, two)
     assert f"2 processes, {kept}" in first and not second, "only the first process talks"
-    if not is_adapted(two.model()):
-        assert two.model().lm_head.weight is two.model().transformer.wte.weight
+    model = two.model()
+    assert is_adapted(model) or model.lm_head.weight is model.transformer.wte.weight
 
 
 def test_a_killed_process_ends_all_with_a_sentence_and_another_number_goes_on(config, tmp_path):
@@ -165,8 +165,8 @@ def test_a_step_is_dealt_out_evenly_or_not_at_all():
 
 def test_documents_are_dealt_out_once_each():
     shares = deal([5, 1, 9, 3, 3, 8], 3)
-    assert sorted(sum(shares, [])) == list(range(6))
-    assert shares[0] == [2] and all(share == sorted(share) for share in shares)
+    assert sorted(i for share in shares for i in share) == list(range(6))
+    assert max(sum([5, 1, 9, 3, 3, 8][i] for i in share) for share in shares) <= 11
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_documents_are_dealt_out_once_each():
 def test_the_launchers_run_the_command_of_one_process(config, tmp_path, launcher):
     one = train(config, tmp_path / "one", progress="none")
     programs = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0"],
+        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
         "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
                        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())],
     }  # fmt: skip

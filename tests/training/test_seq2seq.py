@@ -16,7 +16,7 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation.targets import GIVEN, score_targets
 from curvekit.experiments.comparison import compare
 from curvekit.text.pairs import load_pairs, pairs_of
-from curvekit.training.seq2seq import examples
+from curvekit.training.seq2seq import Targets
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -108,9 +108,8 @@ def test_its_validation_loss_is_that_of_the_targets_and_their_ends(tiny_t5, rows
     wanted = config(tiny_t5, rows, steps=2, eval_every=2, batch_size=3, sample_prompts=0)
     done = train(wanted, tmp_path / "run", progress="none")
     model, tokenizer = done.model(), done.tokenizer()
-    corpus = load_pairs(rows, source="document", target="summary")
     total, count, hits = 0.0, 0, 0
-    for each in examples(wanted, corpus, tokenizer)[1]:
+    for each in Targets(wanted, print).examples(tokenizer, tmp_path, False)[1]:
         labels = torch.tensor([each["labels"]])
         with torch.no_grad():
             out = model(torch.tensor([each["input_ids"]]), labels=labels)

@@ -26,7 +26,8 @@ from curvekit.bases.building import build_model
 from curvekit.causality import LeakWarning
 from curvekit.errors import CurvekitError
 from curvekit.text.packing import pack
-from curvekit.training import checkpoints
+from curvekit.training import checkpoints, stepping
+from curvekit.training import texts as of_text
 from curvekit.training import trainer as training
 from curvekit.training.trainer import RunConfig, load_run, train
 
@@ -88,7 +89,7 @@ def stop(*args, **kwargs) -> None:
 def test_a_run_leaves_every_file_and_every_figure(undisturbed, config):
     names = {path.name for path in undisturbed.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
-        *("config.json", "corpus.json", "history.jsonl", "metrics.json", "model", "samples.jsonl"),
+        *("config.json", "corpus.json", "frequency.json", "history.jsonl", "metrics.json", "model", "samples.jsonl"),
         *("scores-test.json", "scores-validation.json"),
     }
     metrics = undisturbed.metrics
@@ -274,13 +275,13 @@ def test_only_matrices_decay(tiny_base, tiny_tokenizer):
 
 
 def test_the_clock_stands_still_during_validation(config, tmp_path, monkeypatch):
-    hits = training._hits
+    hits = stepping.hits_of
 
-    def slow(*batch):
+    def slow(*batch, **options):
         time.sleep(0.5)
-        return hits(*batch)
+        return hits(*batch, **options)
 
-    monkeypatch.setattr(training, "_hits", slow)
+    monkeypatch.setattr(stepping, "hits_of", slow)
     run = train(dataclasses.replace(config, steps=4, eval_every=2), tmp_path / "run", progress="none")
     assert run.metrics["train_seconds"] < 0.5
 
@@ -291,6 +292,7 @@ KILLED = """
     import json, os, signal, sys
     import gc
     import curvekit.training.checkpoints as checkpoints
+    import curvekit.training.texts as of_text
     import curvekit.training.trainer as training
 
     gc.freeze()
@@ -323,7 +325,7 @@ KILLED = """
         lambda: at_step(12),                                      # the last step, before its checkpoint
         lambda: setattr(training, "_save_model", die),            # the last checkpoint is there, no model yet
         lambda: setattr(training, "evaluate", die),               # the model is there
-        lambda: setattr(training, "text_metrics", die),           # scores are there, no metrics
+        lambda: setattr(of_text, "text_metrics", die),            # scores are there, no metrics
         lambda: None,
     ]
     for plan in plans:
@@ -433,7 +435,7 @@ def test_a_finished_run_returns_at_once_and_stays_as_it_is(undisturbed, config, 
     def forbidden(*args, **kwargs):
         raise AssertionError("it did something")
 
-    for name in ("load_corpus", "fit", "evaluate"):
+    for name in ("material_of", "fit", "evaluate"):
         monkeypatch.setattr(training, name, forbidden)
     before = {path: path.stat().st_mtime_ns for path in undisturbed.folder.rglob("*")}
     again = train(config, undisturbed.folder)
@@ -660,7 +662,7 @@ def test_an_offline_wandb_run_holds_losses_metrics_and_samples_by_name_also_afte
     tracked = dataclasses.replace(config, track="wandb", wandb_mode="offline")
     folder = interrupted(tracked, tmp_path / "run", step=8)
     markup = "<script>alert(1)</script>"
-    monkeypatch.setattr(training, "generate", lambda model, tokenizer, prompts, **_: [markup] * len(prompts))
+    monkeypatch.setattr(of_text, "generate", lambda model, tokenizer, prompts, **_: [markup] * len(prompts))
     run = train(tracked, folder, progress="none")
 
     first, last = sorted((folder / "wandb").glob("offline-run-*"))
