@@ -33,6 +33,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "evaluate",
     "generate",
     "compare",
+    "zoo",
     "check",
     "merge",
     "serve",

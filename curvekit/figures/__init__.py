@@ -33,6 +33,7 @@ _HOMES = {
     "differences_by_rung": "ladder",
     "gain_by_bin": "ladder",
     "looks_back": "ladder",
+    "quality_and_cost": "zoo",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",
