@@ -43,6 +43,7 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "fewshot",
     "compare",
     "rank",
+    "zoo",
     "check",
     "merge",
     "serve",

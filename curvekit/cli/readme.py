@@ -14,6 +14,7 @@ from curvekit.shapes import Maybe
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
 LADDER_BEGIN, LADDER_END = "<!-- which-curve:begin -->", "<!-- which-curve:end -->"
+ZOO_BEGIN, ZOO_END = "<!-- zoo:begin -->", "<!-- zoo:end -->"
 BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 

@@ -8,6 +8,7 @@ _HOMES = {
     "text_metrics": "metrics",
     "LanguageModelScore": "metrics",
     "paired_bootstrap": "significance",
+    "ZooSettings": "zoo_settings",
 }
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)

@@ -37,6 +37,7 @@ _HOMES = {
     "zipf": "corpora",
     "shares_of_scripts": "corpora",
     "price_of_a_vocabulary": "corpora",
+    "quality_and_cost": "zoo",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "importances": "search",

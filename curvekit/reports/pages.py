@@ -116,7 +116,7 @@ def notebook_page(notebook: NotebookNode, chapter: Chapter, chapters: Sequence[C
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(_folded(notebook))
-    return _page(chapter.title, f"<main>{body}</main>", chapters, chapter.name)
+    return page(chapter.title, f"<main>{body}</main>", chapters, chapter.name)
 
 
 def index_page(
@@ -145,7 +145,7 @@ def index_page(
     if comparison is not None:
         recipes = {row["recipe"]: described(row["recipe"]) for row in comparison.rows}
         parts.append(
-            f"<h2>What is compared</h2>{_list(recipes)}<p>Every recipe has the same base, data order, budget and "
+            f"<h2>What is compared</h2>{listed(recipes)}<p>Every recipe has the same base, data order, budget and "
             "seeds. One that can see the token it is to predict is marked as leaking, and compared with nothing.</p>"
         )
     parts.append(f'<h2>The notebooks</h2><ul class="cards">{"".join(map(_card, chapters))}</ul>')
@@ -156,14 +156,14 @@ def index_page(
     telling = {*changed(config), "seeds", "corpus", "base", "steps", "batch_size", "block_size"}
     main = {k: v for k, v in settings.items() if k in telling}
     rest = {k: v for k, v in settings.items() if k not in main}
-    parts.append(_list(main) + f"<details><summary>settings at their defaults</summary>{_list(rest)}</details>")
+    parts.append(listed(main) + f"<details><summary>settings at their defaults</summary>{listed(rest)}</details>")
     if comparison is not None:
         parts.append(f"<h3>Signature of the scores</h3><pre>{say(comparison.signature.replace('|', '  |  '))}</pre>")
-    parts.append("<h3>Made with</h3>" + _list(versions))
+    parts.append("<h3>Made with</h3>" + listed(versions))
     written = ("results.md", "results.tex", "comparison.json") if comparison is not None else ()
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in ("metrics.json", *written))
     parts.append(f'<p>Files: {links}, <a href="figures/">figures/</a> (SVG and PNG), <a href="runs/">runs/</a>.</p>')
-    return _page("curvekit report", f"<main>{''.join(parts)}</main>", chapters, "index")
+    return page("curvekit report", f"<main>{''.join(parts)}</main>", chapters, "index")
 
 
 def _notices(comparison: Comparison) -> list[str]:
@@ -176,14 +176,14 @@ def _notices(comparison: Comparison) -> list[str]:
 
 def _results(comparison: Comparison, folder: Path) -> str:
     figure = folder / "figures" / "intervals.svg"
-    picture = f"<figure>{_image(figure, headline(comparison))}</figure>" if figure.exists() else ""
+    picture = f"<figure>{image(figure, headline(comparison))}</figure>" if figure.exists() else ""
     parts = [f"<h2>Results</h2>{picture}{results(comparison)}"]
     if comparison.contrasts:
         parts.append(f"<h3>Is it the curve?</h3>{contrasts(comparison)}")
     return "".join(parts)
 
 
-def _image(path: Path, alt: str) -> str:
+def image(path: Path, alt: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img width="740" alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
 
@@ -203,7 +203,7 @@ def _address(name: str) -> str:
     return quote(name, safe="")
 
 
-def _list(values: Mapping[str, Any]) -> str:
+def listed(values: Mapping[str, Any]) -> str:
     rows = "".join(f"<dt>{marked(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in values.items())
     return f"<dl>{rows}</dl>"
 
@@ -216,7 +216,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _page(title: str, main: str, chapters: Sequence[Chapter], current: str) -> str:
+def page(title: str, main: str, chapters: Sequence[Chapter], current: str) -> str:
     links = [("index", "Report"), *((chapter.name, chapter.title) for chapter in chapters)]
     nav = "".join(
         f'<a href="{_address(f"{name}.html")}"{" aria-current=page" if name == current else ""}>{html.escape(text)}</a>'

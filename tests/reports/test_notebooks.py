@@ -30,6 +30,7 @@ FIGURES = {
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
     "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
+    "own-curves", "own-intervals",
 }  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "13_search"):
+    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "13_search"):
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -191,6 +192,21 @@ def test_notebook_02_finds_the_leak_of_published_and_of_no_other(small_report):
     assert len(rows) >= 9
     for recipe, leak, declared in rows:
         assert (float(leak) > 0) == (declared == "yes") == (recipe == "published"), (recipe, leak, declared)
+
+
+@pytest.mark.slow
+def test_notebook_08_judges_what_the_reader_registered(small_report):
+    from curvekit.experiments.comparison import load_comparison
+
+    folder = small_report[0].parent
+    found = load_comparison(folder / "own")
+    assert [row["recipe"] for row in found.rows] == ["plain", "my-normaliser", "my-blend"]
+    assert all(row["low"] <= row["difference"] <= row["high"] for row in found.rows[1:])
+    page = (folder / "08_your_own_recipe.html").read_text()
+    assert "the normaliser &#39;wrong&#39; sees the future" in page
+    assert re.search(r"color:#[0-9a-f]{6}\">my-blend<", page)
+    (own,) = (cell.source for cell in read(NOTEBOOKS / "08_your_own_recipe.ipynb").cells if cell.id == "own")
+    assert len([line for line in own.splitlines() if line.strip()]) <= 20
 
 
 @pytest.mark.slow

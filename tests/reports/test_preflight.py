@@ -16,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from curvekit.errors import CurvekitError
 from curvekit.reports import execution
 from curvekit.reports.execution import report
-from curvekit.reports.pages import Chapter, _card, _page
+from curvekit.reports.pages import Chapter, _card
+from curvekit.reports.pages import page as _page
 from curvekit.training.settings import RunConfig
 
 

@@ -1,0 +1,336 @@
+"""The zoo: any models on the same texts, beside one another: how well they read and write, and what that costs.
+
+Each model is measured in a process of its own, so that its peak memory is its own and what cannot be had ends nothing
+but its row. A row is a file in the folder, so a zoo that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from curvekit.errors import CurvekitError, first_line
+from curvekit.evaluation.metrics import SCORE, LanguageModelScore
+from curvekit.evaluation.significance import paired_bootstrap
+from curvekit.evaluation.zoo_settings import ZooSettings
+from curvekit.files import finite, read_json, write_json
+from curvekit.recipes import RECIPES
+from curvekit.shapes import Maybe
+
+ROWS = "rows"  # the folder of a zoo's rows
+QUALITY = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
+WRITING = ("bleu", "chrf")
+BUSY = 0.1  # of the time went to other work: from here on the processor's time is told instead
+COSTS = ("prefill_ms", "decode_ms", "peak_memory_mb")
+
+
+def texts_of(settings: ZooSettings, announce: Callable[[str], object]) -> tuple[list[str], str]:
+    """The texts of a zoo, and the revision of their corpus.
+
+    Raises:
+        CurvekitError: as ``load_corpus``; or no document has so many words.
+    """
+    from curvekit.text.corpora import corpus_revision, load_corpus
+
+    corpus = load_corpus(settings.corpus, settings.data_dir, announce=announce)
+    beginning = re.compile(rf"(?:\s*\S+){{{settings.words}}}")
+    texts: list[str] = []
+    for text in corpus[settings.split]["text"]:
+        if len(texts) < settings.documents and (found := beginning.match(text)):
+            texts.append(found[0])
+    if not texts:
+        raise CurvekitError(f"no {settings.split} document of {settings.corpus} has {settings.words} words; give fewer")
+    return texts, corpus_revision(corpus)[settings.split]
+
+
+def open_named(name: str) -> tuple[Any, Any]:
+    """A model and its tokeniser: whatever ``open_model`` opens, or ``base:recipe``."""
+    from curvekit.bases.opening import open_model
+
+    base, _, recipe = name.rpartition(":")
+    return open_model(base, recipe) if base and recipe in RECIPES else open_model(name)
+
+
+def measure(name: str, texts: Sequence[str], settings: ZooSettings, signature: Mapping[str, Any]) -> dict[str, Any]:
+    """One row: a model's figures on the texts, and what it costs. Best in a process that has done nothing before.
+
+    Raises:
+        CurvekitError: the model cannot be had, or writes a target for a source and has no score here.
+    """
+    import torch
+
+    from curvekit.evaluation import timing
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    clock, seconds = time.perf_counter(), {}
+
+    def lap(what: str) -> None:
+        nonlocal clock
+        seconds[what], clock = time.perf_counter() - clock, time.perf_counter()
+
+    peak = timing.memory()
+    model, tokenizer = open_named(name)
+    lap("opening")
+    costs = timing.milliseconds(model, settings.prefill, settings.decode, settings.repeats)
+    most = peak()
+    lap("timing")
+    score = _scored(model, tokenizer, texts, settings, {"model": _short(name), **signature})
+    lap("scoring")
+    written = continued(model, tokenizer, texts, settings)
+    lap("writing")
+    parameters = {id(each): each.numel() for each in model.parameters()}
+    whole = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text for text in texts]
+    return {
+        "name": _short(name),
+        "architecture": type(model).__name__,
+        "recipe": str(getattr(model.config, "recipe", "plain")),
+        "kind": "seq2seq" if model.config.is_encoder_decoder else "causal",
+        "given": "nothing",
+        "leaks": score.leaks,
+        "keeps_text": all(whole),
+        "parameters": sum(parameters.values()),
+        **{metric: finite(getattr(score, metric)) for metric in QUALITY},
+        **written,
+        **costs,
+        "peak_memory_mb": most,
+        "dtype": score.signature["dtype"],
+        "machine": timing.machine(),
+        "seconds": seconds,
+        "score": score.to_dict(),
+    }
+
+
+def _scored(
+    model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings, signature: Mapping[str, Any]
+) -> LanguageModelScore:
+    from curvekit.evaluation.metrics import score_documents
+
+    if model.config.is_encoder_decoder:
+        raise CurvekitError(f"{type(model).__name__} writes a target for a source, of which the zoo takes no score yet")
+    limits = (getattr(model.config, each, None) for each in ("max_context", "max_position_embeddings"))
+    context = min([settings.context, *(each for each in limits if isinstance(each, int))])
+    stride = min(settings.stride, context)
+    return score_documents(model, tokenizer, texts, context=context, stride=stride, signature=signature)
+
+
+def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings) -> dict[str, Any]:
+    """BLEU and chrF of the likeliest continuations against the documents, both cut at the same number of words.
+
+    ``short`` counts the continuations that have fewer words, because their model ended them.
+    """
+    from curvekit.evaluation.metrics import text_metrics
+    from curvekit.generation.streams import generate
+
+    if not settings.prompts:
+        return {"bleu": None, "chrf": None, "short": None, "written": None}
+    words = [re.findall(r"\s*\S+", text) for text in texts[: settings.prompts]]
+    cut, most = settings.prompt_words, settings.continuation_words
+    prompts = ["".join(each[:cut]) for each in words]
+    references = ["".join(each[cut : cut + most]) for each in words]
+    tokens = max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references)
+    written = generate(model, tokenizer, prompts, max_new_tokens=math.ceil(1.5 * tokens), temperature=0.0)
+    hypotheses = ["".join(re.findall(r"\s*\S+", text)[:most]) for text in written]
+    found = text_metrics(hypotheses, references, length=most)
+    short = sum(len(text.split()) < most for text in hypotheses)
+    told = {"signatures": {each: found["signatures"][each] for each in WRITING}, "prompts": len(prompts)}
+    return {"bleu": found["bleu"], "chrf": found["chrf"], "short": short, "written": told}
+
+
+# -- many models ---------------------------------------------------------------------------------------------------
+
+
+def zoo(
+    names: Sequence[str],
+    settings: ZooSettings,
+    folder: str | Path,
+    announce: Callable[[str], object] = print,
+    plugins: Sequence[str | Path] = (),
+) -> dict[str, Any]:
+    """Measure every model, each in a process of its own, and compare them; what was measured before is kept.
+
+    Returns:
+        ``settings``, ``texts``, ``rows``, ``differences`` and ``minutes``, as ``results.json`` holds them. A model that
+        cannot be had is a row with its ``error``.
+
+    Raises:
+        CurvekitError: no name, a name given twice, or as :func:`texts_of`.
+    """
+    names = list(names)
+    if not names or len(set(names)) < len(names):
+        raise CurvekitError(f"the models are {', '.join(names) or 'none'}; name at least one, and each once")
+    begun, folder = time.perf_counter(), Path(folder)
+    texts, revision = texts_of(settings, announce)
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+    signature = {"corpus": Path(settings.corpus).name, "revision": revision, "split": settings.split}
+    told = {
+        "documents": len(texts),
+        "words": sum(len(text.split()) for text in texts),
+        "bytes": sum(len(text.encode()) for text in texts),
+        "sha256": digest,
+    }
+    rows = []
+    for number, name in enumerate(names, 1):
+        order = {"name": name, "settings": asdict(settings), "signature": signature, "texts": texts}
+        order["plugins"] = [str(Path(each).resolve()) for each in plugins]
+        key = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()[:12]
+        place = folder / ROWS / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', _short(name))}-{key}.json"
+        if not place.exists():
+            announce(f"[{number}/{len(names)}] {name}")
+            row = _apart(order, folder)
+            if "error" in row:
+                announce(f"[{number}/{len(names)}] {name}: {row['error']}")
+                rows.append(row)
+                continue
+            write_json(place, row)
+        else:
+            announce(f"[{number}/{len(names)}] {name}: measured before")
+        rows.append(read_json(place, shape=ROW))
+    own = {key: value for key, value in asdict(settings).items() if key != "data_dir"}
+    return {
+        "settings": own,
+        "texts": told,
+        "rows": rows,
+        "differences": differences(rows),
+        "minutes": round((time.perf_counter() - begun) / 60, 2),
+    }
+
+
+def _apart(order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The row of one model, measured in a process of its own; what it ends with where it is none."""
+    (folder / ROWS).mkdir(parents=True, exist_ok=True)
+    asked, answer = folder / ROWS / ".order.json", folder / ROWS / ".row.json"
+    begun = time.perf_counter()
+    try:
+        write_json(asked, order)
+        command = [sys.executable, "-m", "curvekit.evaluation.zoo", str(asked), str(answer)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        name = _short(order["name"])
+        if done.returncode or not answer.exists():
+            said = done.stderr.strip().splitlines()
+            why = f"its process ended with {done.returncode}, {said[-1] if said else 'saying nothing'}"
+            return {"name": name, "error": why if done.returncode >= 0 else f"{why} (was there too little memory?)"}
+        row = read_json(answer)
+        if "error" not in row:
+            row["seconds"]["starting"] = time.perf_counter() - begun - sum(row["seconds"].values())
+        return row
+    finally:
+        for path in (asked, answer):
+            path.unlink(missing_ok=True)
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of every pair of rows, the difference in bits a byte with its paired interval, or why there is none."""
+    scored = [row for row in rows if "score" in row]
+    scores = {row["name"]: LanguageModelScore.from_dict(row["score"], row["name"]) for row in scored}
+    found = []
+    for number, b in enumerate(scored):
+        for a in scored[number + 1 :]:
+            row: dict[str, Any] = {"a": a["name"], "b": b["name"]}
+            why = refusals(a, b).get("bits_per_byte")
+            if why is None:
+                try:
+                    paired = paired_bootstrap(scores[a["name"]], scores[b["name"]], unit="byte")
+                except CurvekitError as error:
+                    why = first_line(error)
+                else:
+                    bits = {key: finite(getattr(paired, key) / math.log(2)) for key in ("difference", "low", "high")}
+                    row |= bits | {"p": finite(paired.p), "verdict": paired.verdict}
+            found.append(row | ({"why_not": why} if why else {}))
+    return found
+
+
+def refusals(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+    """Of two rows the metrics that may not be compared, each with the reason in a few words."""
+    if "score" not in row or "score" not in other:
+        return {}
+    found: dict[str, str] = {}
+    mine, theirs = row["score"]["signature"], other["score"]["signature"]
+
+    def refuse(metrics: Sequence[str], why: str) -> None:
+        for metric in metrics:
+            found.setdefault(metric, why)
+
+    for each in (row, other):
+        if each["leaks"]:
+            refuse((*QUALITY, *WRITING), "sees the words it predicts")
+    if row["given"] != other["given"]:
+        refuse(QUALITY, f"given {row['given']}, not {other['given']}")
+    if mine.get("tokenizer_hash") != theirs.get("tokenizer_hash"):
+        refuse(("perplexity", "token_accuracy"), "other tokens")
+    for each in (row, other):
+        if not each["keeps_text"]:
+            refuse(QUALITY, f"the tokens of {each['name']} do not keep the text")
+    if mine.get("context") != theirs.get("context"):
+        refuse(QUALITY, f"reads {mine.get('context')} tokens, not {theirs.get('context')}")
+    if (row["machine"], row["threads"], row["dtype"]) != (other["machine"], other["threads"], other["dtype"]):
+        refuse(COSTS, "another machine, threads or type")
+    if row["prefill_tokens"] != other["prefill_tokens"]:
+        refuse(("prefill_ms",), f"reads {row['prefill_tokens']} tokens, not {other['prefill_tokens']}")
+    return found
+
+
+def taken(row: Mapping[str, Any], cost: str) -> tuple[float, bool]:
+    """Milliseconds of a row; where its machine was busy, of the processor's time, and True."""
+    busy = row["busy"] > BUSY
+    return row[cost.replace("_ms", "_cpu_ms") if busy else cost], busy
+
+
+def overhead(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the time that went into starting processes, opening models and taking times."""
+    spent = [row["seconds"] for row in rows if "seconds" in row]
+    whole = sum(sum(each.values()) for each in spent)
+    own = sum(each.get(part, 0.0) for each in spent for part in ("starting", "opening", "timing"))
+    return own / whole if whole else None
+
+
+def _short(name: str) -> str:
+    """A name without the folders of a machine; a hub's name keeps its owner's."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    return path.parent.name if path.name == "model" and path.parent.name else path.resolve().name
+
+
+_NUMBERS = ("prefill_ms", "decode_ms", "prefill_cpu_ms", "decode_cpu_ms", "busy")
+_MAYBE = (*QUALITY, *WRITING, "peak_memory_mb")
+ROW = {
+    **dict.fromkeys(("name", "architecture", "recipe", "kind", "given", "dtype", "machine"), str),
+    **dict.fromkeys(("leaks", "keeps_text"), bool),
+    **dict.fromkeys(("parameters", "threads", "prefill_tokens", "decode_tokens"), int),
+    **dict.fromkeys(_NUMBERS, float),
+    **dict.fromkeys(_MAYBE, (float, None)),
+    "short": (int, None),
+    "written": (dict, None),
+    "seconds": {str: float},
+    "score": Maybe(SCORE),
+}
+
+
+def main(asked: str, answer: str) -> None:
+    """Measure what an order says, and write the row, or the sentence that says why there is none."""
+    order = read_json(asked)
+    try:
+        for file in order["plugins"]:
+            from curvekit.variants.plugins import load_plugin
+
+            load_plugin(file)
+        row = measure(order["name"], order["texts"], ZooSettings(**order["settings"]), order["signature"])
+    except CurvekitError as error:
+        row = {"name": _short(order["name"]), "error": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        row = {"name": _short(order["name"]), "error": f"{type(error).__name__}: {first_line(error)}"}
+    write_json(answer, row)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
