@@ -61,8 +61,8 @@ def test_bases_runs_and_adapters_are_served_by_name_each_with_its_own_text(folde
     assert texts["adapter"] != texts["curved"], "its matrices take part"
 
 
-def test_a_model_given_twice_or_none_is_a_sentence(folders):
-    with pytest.raises(CurvekitError, match="given twice"), serve(folders["curved"], folders["curved"]):
+def test_a_model_given_twice_or_none_is_a_sentence():
+    with pytest.raises(CurvekitError, match="given twice"), serve("mini", "mini"):
         pass
     with pytest.raises(CurvekitError, match="name a model"), serve():
         pass
