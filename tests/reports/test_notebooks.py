@@ -190,6 +190,13 @@ def test_notebook_02_finds_the_leak_of_published_and_of_no_other(small_report):
 
 
 @pytest.mark.slow
+def test_notebook_06_gets_one_text_from_its_service_by_requests_and_by_openais_client(small_report):
+    cells = read(small_report[0].parent / "06_generation_demo.ipynb").cells
+    printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    assert "OpenAI's client got the same text: True" in "".join(printed)
+
+
+@pytest.mark.slow
 def test_a_second_report_trains_nothing_again(small_report, tiny_base, tiny_corpus):
     page, _ = small_report
     config = load_run(page.parent / "runs" / "curve-seed0").config
