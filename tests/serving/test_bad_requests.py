@@ -181,6 +181,21 @@ def test_a_connection_too_many_is_refused_in_a_sentence(talker, raw, monkeypatch
             assert time.monotonic() < deadline
 
 
+def test_a_client_that_does_not_read_is_given_up(client, url, idle):
+    with socket.create_connection(url.removeprefix("http://").split(":")) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = json.dumps({"prompt": "A", "max_new_tokens": 200, "n": 16, "alternatives": 20, "stream": True}).encode()
+        head = HEAD.replace(b"HOST", b"127.0.0.1") + b"Content-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head + body)
+        idle(60.0)  # all of it is written, and megabytes wait to be read
+        time.sleep(3)
+        with pytest.raises(ConnectionResetError):
+            while connection.recv(1 << 20):
+                pass
+            raise AssertionError("the service had sent all of it")
+    assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_however_deep_json_is_nested_it_is_no_failure_of_ours(client, path):
     for depth in (50, 400, *range(800, 1000, 25), 5000, 40_000):  # where it is too much depends on who calls
