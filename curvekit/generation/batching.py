@@ -63,6 +63,8 @@ _FORGETFUL = (
     logits_process.MinPLogitsWarper,
 )
 _READ_AT_ONCE = 4096  # tokens of prompts, padding included, that are read together
+_PLACES = 65_536  # of the past of all rows at most, padding included: rows times the longest that one may become
+_SCORED_AT_ONCE = 256  # places of a prompt, each with the odds of a whole vocabulary
 _NEVER = math.inf
 
 
@@ -108,6 +110,11 @@ class Row:
         self.dice: torch.Generator
         self.stops: _StopStrings | None = None
         self.pages: Logits | None = None  # of one that is steered, and so reads by itself
+
+    @property
+    def longest(self) -> int:
+        """How many tokens it may become."""
+        return len(self.ids) + self.sampling.max_new_tokens
 
     def cancel(self) -> None:
         """Leave the batch; the token in progress is not drawn."""
@@ -302,14 +309,21 @@ class Batcher:
         self.apart = [row for row in self.apart if not row.over]
 
     def _admitted(self) -> list[Row]:
-        """Who joins now: as many as there is room for, and as can be read at once."""
+        """Who joins now: as many as there is room for, as can be read at once, and as a past is kept for.
+
+        A row that is alone is always taken. The first who waits is the next to join, however long it is.
+        """
         joining: list[Row] = []
         widest = 0
-        free = self.most - sum(not row.unwanted() for row in [*self.rows, *self.apart])
-        while self._waiting and len(joining) < free:
+        there = [row for row in [*self.rows, *self.apart] if not row.unwanted()]
+        longest = max((row.longest for row in there), default=0)
+        while self._waiting and len(there) + len(joining) < self.most:
             row = self._waiting[0]
-            widest = max(widest, len(row.ids))
+            widest, longest = max(widest, len(row.ids)), max(longest, row.longest)
+            places = longest * (len(there) + len(joining) + 1)
             if joining and widest * (len(joining) + 1) > _READ_AT_ONCE:
+                break
+            if (there or joining) and places > _PLACES:
                 break
             joining.append(self._waiting.popleft())
         return joining
@@ -392,12 +406,14 @@ class Batcher:
 
     def _score(self, row: Row, logits: Tensor) -> None:
         """Tell of the tokens of the prompt what the model thought of them; ``logits`` ``[prompt, vocabulary]``."""
-        odds = logits[:-1].float().log_softmax(-1)
-        best = odds.topk(min(row.alternatives, odds.shape[-1]), dim=-1)
-        likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        own = odds.gather(-1, torch.tensor(row.ids[1:], device=odds.device, dtype=torch.long)[:, None])[:, 0]
-        told = [list(zip(*each, strict=True)) for each in likeliest]
-        row.scored = [(row.ids[0], None, []), *zip(row.ids[1:], own.tolist(), told, strict=True)]
+        row.scored = [(row.ids[0], None, [])]
+        own = torch.tensor(row.ids[1:], device=logits.device, dtype=torch.long)[:, None]
+        for some, ids in zip(logits[:-1].split(_SCORED_AT_ONCE), own.split(_SCORED_AT_ONCE), strict=True):
+            odds = some.float().log_softmax(-1)
+            best = odds.topk(min(row.alternatives, odds.shape[-1]), dim=-1)
+            likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            told = [list(zip(*each, strict=True)) for each in likeliest]
+            row.scored += zip(ids[:, 0].tolist(), odds.gather(-1, ids)[:, 0].tolist(), told, strict=True)
 
     def _step(self) -> None:
         """One more token of every row in the cache."""

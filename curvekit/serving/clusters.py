@@ -233,7 +233,7 @@ def deploy(
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
         app = deployed(models, limits, key, replicas=replicas, most_replicas=most_replicas, hosts=names_of(host))
         serve.run(app, name="curvekit", blocking=False)
-    except (RayError, ConnectionError, RuntimeError) as error:
+    except Exception as error:  # Ray raises many kinds, a bare Exception among them
         ray.shutdown()
         raise CurvekitError(f"Ray does not serve this ({first_line(error)}); look at `ray status`") from error
     announce(url, names)

@@ -51,6 +51,25 @@ class Names:
         await self.app(scope, receive, send)
 
 
+class Bounded:
+    """Lets through bodies of at most so many bytes, for applications that read a body whatever its size."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            told = headers.get(b"content-length", b"0")
+            if b"transfer-encoding" in headers:
+                await _answer(send, 411, "say in a header how long the body is: Content-Length", "head_error")
+                return
+            if not told.isdigit() or int(told[:20]) > self.most:
+                await _answer(send, 413, f"the body is larger than {self.most} bytes; send less", "body_error")
+                return
+        await self.app(scope, receive, send)
+
+
 class Counts:
     """The service's figures for Prometheus, in a registry of their own."""
 

@@ -25,8 +25,8 @@ from curvekit.figures.shading import token_probabilities_html
 from curvekit.generation.batching import Reader, Row
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import Piece
-from curvekit.serving.door import LOG, Names
-from curvekit.serving.orders import Limits, Refused
+from curvekit.serving.door import LOG, Bounded, Names
+from curvekit.serving.orders import Limits, Refused, bounded
 from curvekit.serving.running import listening, names_of
 from curvekit.serving.voices import Choir
 
@@ -107,7 +107,9 @@ def demo(
         # Not queued: it must reach a text that is being written, whoever else waits.
         end.click(halt, [session], None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.queue(max_size=QUEUE, default_concurrency_limit=USERS)
-    blocks.curvekit = {"theme": theme, "css": CSS, "close": choir.close, "voices": list(choir.values())}
+    blocks.curvekit = {
+        "theme": theme, "css": CSS, "close": choir.close, "voices": list(choir.values()), "limits": choir.limits
+    }  # fmt: skip
     return blocks
 
 
@@ -128,6 +130,7 @@ def _drawn(
     for field, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise CurvekitError(f"{field} is {value!r}; give a number")
+    bounded([prompt], choir.limits, "prompt")
     try:
         for name in names:
             voice = choir.named(name)
@@ -209,9 +212,9 @@ def launch(blocks: gr.Blocks, *, server_name: str = "127.0.0.1", server_port: in
     if not server_port:
         with listening(server_name, 0) as free:
             server_port = free.getsockname()[1]
-    names = Middleware(Names, hosts=names_of(server_name))
+    guards = [Middleware(Names, hosts=names_of(server_name)), Middleware(Bounded, most=own["limits"].body)]
     return blocks.launch(
-        server_name=server_name, server_port=server_port, app_kwargs={"middleware": [names]},
+        server_name=server_name, server_port=server_port, app_kwargs={"middleware": guards}, max_file_size=1,
         **{"share": False, "quiet": True, "ssr_mode": False, "pwa": False, "mcp_server": False, "show_error": False,
            "theme": own["theme"], "css": own["css"], "footer_links": [], "enable_monitoring": False} | settings
     )  # fmt: skip

@@ -212,7 +212,7 @@ def _sampling(body: Mapping[str, Any], defaults: Mapping[str, Any], tokens: int)
         raise Refused(message if len(message) < 300 else message[:297] + "...", field=named) from error
 
 
-def _bounded(prompts: Iterable[str | Sequence[int]], limits: Limits, field: str) -> None:
+def bounded(prompts: Iterable[str | Sequence[int]], limits: Limits, field: str) -> None:
     """Refuse more than a tokeniser reads in a moment."""
     if (length := sum(map(len, prompts))) > limits.prompt:
         raise Refused(f"{field} has a length of {length}; a request may have {limits.prompt}; send less", field=field)
@@ -234,7 +234,7 @@ def generate_order(body: Mapping[str, Any], limits: Limits, length: Any, positio
     """
     _known(body, {"prompt", "max_length", "alternatives", "probabilities", *SETTINGS, *_COMMON})
     prompt = taken(body, "prompt", str, "")
-    _bounded([prompt], limits, "prompt")
+    bounded([prompt], limits, "prompt")
     model = taken(body, "model", str, "")
     most = min(limits.tokens, positions(model) - 1)
     if "max_new_tokens" in body:
@@ -302,7 +302,7 @@ def completion_order(body: Mapping[str, Any], limits: Limits, positions: Any) ->
     _known(body, own, _UNSUPPORTED | {"suffix": ("",)})
     model = taken(body, "model", str, "")
     prompts = _prompts(body.get("prompt", ""))
-    _bounded(prompts, limits, "prompt")
+    bounded(prompts, limits, "prompt")
     n = counted(body, "n", 1, 1, limits.rows)
     if counted(body, "best_of", n, 1, limits.rows) != n:
         raise Refused("best_of other than n is not supported; leave it out", field="best_of")
@@ -341,7 +341,7 @@ def chat_order(body: Mapping[str, Any], limits: Limits, room: Any) -> Order:
                                       "modalities": (["text"],), "parallel_tool_calls": (True, False)})  # fmt: skip
     model = taken(body, "model", str, "")
     messages = _messages(body)
-    _bounded([each["content"] for each in messages], limits, "messages")
+    bounded([each["content"] for each in messages], limits, "messages")
     ids, fits = room(model, messages)
     n = counted(body, "n", 1, 1, limits.rows)
     if "max_tokens" in body and "max_completion_tokens" in body:

@@ -20,13 +20,15 @@ class Wire(H11Protocol):
     """uvicorn's protocol in pure Python, which bounds a request's head (16 KB); its refusals are the service's own.
 
     Args:
-        patience: seconds within which a request must have come whole, from the connection's or its own first byte.
+        patience: seconds within which a request must have come whole, from the connection's or its own first byte, and
+            within which a client must go on to read.
     """
 
     def __init__(self, *args: Any, patience: float, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._patience = patience
         self._clock: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,8 +42,20 @@ class Wire(H11Protocol):
             super().data_received(data)
             self._mind()
 
+    def pause_writing(self) -> None:
+        """The client does not read; one that does not go on is given up."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        if self._unread is not None:
+            self._unread.cancel()
         super().connection_lost(exc)
 
     def _mind(self) -> None:

@@ -169,7 +169,30 @@ def test_who_waits_too_long_ends_as_it_is_and_who_finds_the_queue_full_is_told(m
         batcher.add("A bank", Sampling(max_new_tokens=1))
 
 
-def test_a_scored_prompt_tells_the_log_probability_of_each_of_its_tokens(model, tiny_tokenizer, batcher):
+def test_the_past_that_is_kept_is_bounded_whatever_is_asked_for(model, tiny_tokenizer, batcher, monkeypatch):
+    from curvekit.generation import batching
+
+    monkeypatch.setattr(batching, "_PLACES", 90)
+    step, kept = Batcher._step, []
+
+    def watched(self):
+        step(self)
+        kept.append((len(self.rows), self._mask.shape[1]))
+
+    monkeypatch.setattr(Batcher, "_step", watched)
+    asked = [(PROMPTS[number % 4], Sampling(max_new_tokens=5 + 6 * (number % 7), seed=number)) for number in range(20)]
+    rows = finished([batcher.add(*each) for each in asked])
+    assert max(count * width for count, width in kept) <= 90 and max(count for count, _ in kept) > 1
+    for row, (prompt, sampling) in zip(rows, asked, strict=True):
+        settings = {"max_new_tokens": sampling.max_new_tokens, "seed": sampling.seed}
+        assert row.completion(tiny_tokenizer).text == generate(model, tiny_tokenizer, [prompt], **settings)[0]
+
+
+@pytest.mark.parametrize("at_once", [256, 3])
+def test_a_scored_prompt_tells_the_log_probability_of_each_of_its_tokens(
+    model, tiny_tokenizer, batcher, monkeypatch, at_once
+):
+    monkeypatch.setattr("curvekit.generation.batching._SCORED_AT_ONCE", at_once)
     ids = tiny_tokenizer("A bank is a place for money.")["input_ids"]
     row = batcher.add(ids, Sampling(max_new_tokens=1), alternatives=2, score=True)
     only = batcher.add("A bank is a place for money.", Sampling(max_new_tokens=1), score=True, draws=False)

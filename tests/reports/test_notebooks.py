@@ -209,6 +209,12 @@ def test_notebook_08_judges_what_the_reader_registered(small_report):
     assert len([line for line in own.splitlines() if line.strip()]) <= 20
 
 
+def test_notebook_06_gets_one_text_from_its_service_by_requests_and_by_openais_client(small_report):
+    cells = read(small_report[0].parent / "06_generation_demo.ipynb").cells
+    printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    assert "OpenAI's client got the same text: True" in "".join(printed)
+
+
 @pytest.mark.slow
 def test_a_second_report_trains_nothing_again(small_report, tiny_base, tiny_corpus):
     page, _ = small_report

@@ -181,6 +181,33 @@ def test_a_connection_too_many_is_refused_in_a_sentence(talker, raw, monkeypatch
             assert time.monotonic() < deadline
 
 
+def test_a_client_that_does_not_read_is_given_up(client, url, idle, monkeypatch):
+    from curvekit.serving.wire import Wire
+
+    made = Wire.connection_made
+
+    def narrow(self, transport):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(self, transport)
+
+    monkeypatch.setattr(Wire, "connection_made", narrow)  # or the system would hold megabytes for the client
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "A", "max_new_tokens": 200, "n": 2, "alternatives": 20, "stream": True}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect((host, int(port)))
+        connection.sendall(HEAD.replace(b"HOST", host.encode()) + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        idle(60.0)  # all of it is written, and waits to be read
+        time.sleep(3)
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(1 << 16):
+                got += chunk
+    assert got.startswith(b"HTTP/1.1 200") and b"event: done" not in got
+    assert client.post("/generate", json=GOOD["/generate"]).status_code == 200
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_however_deep_json_is_nested_it_is_no_failure_of_ours(client, path):
     for depth in (50, 400, *range(800, 1000, 25), 5000, 40_000):  # where it is too much depends on who calls

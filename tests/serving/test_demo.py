@@ -46,6 +46,7 @@ def drawn(voices, **changed):
     from curvekit.serving.voices import Choir
 
     settings = {
+        "prompt": "The river",
         "names": ["talker"],
         "length": 60,
         "temperature": 0.9,
@@ -55,7 +56,7 @@ def drawn(voices, **changed):
     } | changed
     choir = Choir(voices, Limits())
     try:
-        return list(gradio_demo._drawn(choir, "The river", **settings))
+        return list(gradio_demo._drawn(choir, **settings))
     finally:
         choir.close(5)
 
@@ -91,6 +92,17 @@ def test_the_demo_answers_to_its_own_names_alone(demo_url):
     assert httpx.get(demo_url).status_code == 200
     answer = httpx.get(demo_url, headers={"Host": "evil.example"})
     assert answer.status_code == 421 and "evil.example" in answer.json()["error"]["message"]
+
+
+def test_the_demo_reads_no_large_body_and_takes_no_file(demo_url, limits, voices):
+    answer = httpx.post(f"{demo_url}gradio_api/queue/join", content=b"[" * (limits.body + 1))
+    assert answer.status_code == 413
+    answer = httpx.post(f"{demo_url}gradio_api/queue/join", content=iter([b"{}"]))
+    assert answer.status_code == 411
+    answer = httpx.post(f"{demo_url}gradio_api/upload", files={"files": b"1234"})
+    assert 400 <= answer.status_code < 500
+    with pytest.raises(CurvekitError, match="prompt has a length of 100001"):
+        drawn(voices, prompt="a" * 100_001)
 
 
 def test_two_demos_at_once_have_a_port_each(demo_url, talker, limits):

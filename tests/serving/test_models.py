@@ -9,6 +9,7 @@ import pytest
 from tiny import builder
 
 from curvekit.bases.adapters import Lora, add_adapter, save_adapter
+from curvekit.bases.hub import located
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.generation.streams import generate
@@ -61,8 +62,21 @@ def test_bases_runs_and_adapters_are_served_by_name_each_with_its_own_text(folde
     assert texts["adapter"] != texts["curved"], "its matrices take part"
 
 
-def test_a_model_given_twice_or_none_is_a_sentence(folders):
-    with pytest.raises(CurvekitError, match="given twice"), serve(folders["curved"], folders["curved"]):
+@pytest.mark.slow
+def test_smollm2_chats_by_its_own_template():
+    try:
+        located("smollm2")
+    except CurvekitError as error:
+        pytest.skip(str(error))
+    ask = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+    with serve("smollm2") as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=ask | {"max_tokens": 30}, timeout=300).json()
+    (choice,) = answer["choices"]
+    assert "Paris" in choice["message"]["content"] and choice["finish_reason"] == "stop"
+
+
+def test_a_model_given_twice_or_none_is_a_sentence():
+    with pytest.raises(CurvekitError, match="given twice"), serve("mini", "mini"):
         pass
     with pytest.raises(CurvekitError, match="name a model"), serve():
         pass

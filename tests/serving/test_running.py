@@ -61,7 +61,7 @@ def test_the_command_prints_its_address_and_a_line_of_curl_that_works(command, s
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out)["continuation"] == answer["continuation"]
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -74,7 +74,7 @@ def test_requests_are_logged_when_asked_and_never_what_they_say(command, saved, 
     assert httpx.post(f"{url}/generate", json={"prompt": secret, secret: 1}).status_code == 400
     assert httpx.get(f"{url}/{secret}", headers={"User-Agent": secret}).status_code == 404
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     rest = process.stdout.read()
     assert secret not in rest
     lines = re.findall(r"^curvekit: \d{4}-\d\d-\d\dT\S+ (\w+ \S+ \d+) \d+\.\d+ s$", rest, flags=re.MULTILINE)
@@ -94,7 +94,7 @@ def test_sigterm_lets_a_text_end_and_then_ends_the_service(command, saved):
     process.send_signal(signal.SIGTERM)
     thread.join(60)
     assert answers[0].status_code == 200 and len(answers[0].json()["continuations"]) == 8
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_with_a_key_the_line_of_curl_takes_it_from_the_environment(command, saved):
