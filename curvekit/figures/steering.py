@@ -37,7 +37,9 @@ def success_against_perplexity(rows: Sequence[Mapping[str, Any]], label: str, no
         ax.plot(x, y, "-", color=shade, lw=1.6, alpha=0.7)
         for row in points:
             ax.plot([row["perplexity"]] * 2, [row["success_low"], row["success_high"]], color=shade, lw=1.4, alpha=0.6)
-            ax.plot([row["perplexity_low"], row["perplexity_high"]], [row["success"]] * 2, color=shade, lw=1.4, alpha=0.6)
+            ax.plot(
+                [row["perplexity_low"], row["perplexity_high"]], [row["success"]] * 2, color=shade, lw=1.4, alpha=0.6
+            )
             ax.plot(row["perplexity"], row["success"], "o", ms=6, color=shade, mec=PAPER, zorder=4)
             ax.annotate(f"{row['strength']:g}", (row["perplexity"], row["success"]), textcoords="offset points",
                         xytext=(5, 4), size=7.5, color=shade)  # fmt: skip

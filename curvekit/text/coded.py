@@ -60,7 +60,9 @@ def _rows(path: Path, columns: list[str]) -> Iterator[str]:
     if path.suffix.lower() not in TABLES:
         raise CurvekitError(f"codes come from columns, and {path} is a text; give 'file' or 'folder', or a table")
     for number, row in enumerate(read_rows(path, ("text", *columns)), start=1):
-        codes = [checked_code(word, f"the code of row {number:,} of {path}") for n in columns if (word := _word(row[n]))]
+        codes = [
+            checked_code(word, f"the code of row {number:,} of {path}") for n in columns if (word := _word(row[n]))
+        ]
         if isinstance(row["text"], str) and row["text"].strip() and codes:
             yield coded(row["text"].strip(), codes)
 

@@ -7,12 +7,14 @@ import json
 import pytest
 
 from curvekit.errors import CurvekitError
-from curvekit.text.codes import coded, header
 from curvekit.text.coded import bare, codes_of, dropped, read_coded
+from curvekit.text.codes import coded, header
 from curvekit.text.corpora import load_corpus
 from curvekit.text.labelled import first_of_each, halves, read_labelled
 
-ROWS = [{"text": f"Row number {i} is a text of its own.", "label": "ab"[i % 2], "topic": f"t{i % 3}"} for i in range(40)]
+ROWS = [
+    {"text": f"Row number {i} is a text of its own.", "label": "ab"[i % 2], "topic": f"t{i % 3}"} for i in range(40)
+]
 
 
 @pytest.fixture
