@@ -82,7 +82,7 @@ class Judge:
             places = [self.vocabulary[gram] for gram in ngrams(text) if gram in self.vocabulary]
             rows += [row] * len(places)
             columns += places
-            values += [len(places) ** -0.5] * len(places)
+            values += [max(len(places), 1) ** -0.5] * len(places)
         return sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), len(self.vocabulary)))
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
