@@ -33,6 +33,7 @@ _HOMES = {
     "differences_by_rung": "ladder",
     "gain_by_bin": "ladder",
     "looks_back": "ladder",
+    "success_against_perplexity": "steering",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",

@@ -8,7 +8,9 @@ from curvekit.serving.orders import Limits, Refused, generate_order
 
 
 def order(control):
-    return generate_order({"prompt": "The river", "control": control}, Limits(), lambda model, prompt: 3, lambda model: 64)
+    return generate_order(
+        {"prompt": "The river", "control": control}, Limits(), lambda model, prompt: 3, lambda model: 64
+    )
 
 
 def test_a_bag_and_a_preface_reach_the_order():
