@@ -21,7 +21,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The wings from the ground up: a wing builds on those before it and never on one after it, whatever room it is in.
 WINGS = (
-    "idea", "variants", "bases", "text", "steering", "generation", "evaluation", "training", "experiments", "preferences",
+    "idea", "variants", "bases", "text", "steering", "generation", "evaluation", "training", "experiments",
+    "preferences",
     "figures", "reports", "widgets", "serving", "cli",
 )  # fmt: skip
 # The same inside the wings: what stands left never imports, directly or by others, what stands right of it.
@@ -246,7 +247,10 @@ def test_every_package_that_is_imported_is_declared():
 def test_what_is_committed_names_no_folder_of_the_machine_that_made_it():
     kept = [
         ROOT / "curvekit" / "assets",
-        *(ROOT / "reports" / name for name in ("benchmarks", "which-curve", "wikitext-2", "wikitext-2-scratch")),
+        *(
+            ROOT / "reports" / name
+            for name in ("benchmarks", "steering", "which-curve", "wikitext-2", "wikitext-2-scratch")
+        ),
     ]
     pages = [path for folder in kept for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".tex")]
     assert len(pages) > 8

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
-from curvekit.cli.flags import Commands, command, path, positive
+from curvekit.cli.flags import Commands, command, positive
 from curvekit.cli.rows import add_rows
 from curvekit.errors import CurvekitError, pick
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.text.labelled import first_of_each, read_labelled
 
     task = TASKS[pick(arguments.task, TASKS, "task")]
-    given = {name: unescaped(value) for name in ("question", "answer", "instruction")
+    given: dict[str, Any] = {name: unescaped(value) for name in ("question", "answer", "instruction")
              if (value := getattr(arguments, name)) is not None}  # fmt: skip
     task = replace(task, **given)
     if arguments.test is None:
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"| {row['shots']} | {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | "
               f"{row['over_majority']:+.3f} [{row['over_low']:+.3f}, {row['over_high']:+.3f}] | "
               f"{spread(row['sets_sd'])} | {spread(row['orders_sd'])} |")  # fmt: skip
-    print(f"\n{found['items']:,} items of {len(found['labels'])} labels; always the commonest: {found['majority']:.3f}; "
+    print(f"\n{found['items']:,} items of {len(found['labels'])} labels; always the commonest: {found['majority']:.3f}"
+          "; "
           f"{found['left_out']:,} training rows repeat an item and were left out of {found['pool']:,}"
           f"{'; calibrated' if found['calibrated'] else ''}")  # fmt: skip

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         run,
         "measure ways of steering: success under a judge, perplexity under another model, cost",
         "  curvekit steering smollm2 train.jsonl --test test.jsonl --label positive --out studies/positive\n"
-        "  curvekit steering runs/coded train.jsonl --test test.jsonl --label positive --ways codes --out studies/codes",
+        "  curvekit steering runs/coded train.jsonl --test test.jsonl --label positive --ways codes --out studies/c",
     )
     each.add_argument("model", metavar="RUN_OR_BASE", help="the model that is steered")
     add_rows(each)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     train, test = rows(arguments), held_out_rows(arguments)
     if not test:
         raise CurvekitError("the judge's accuracy is measured on held-out rows; give --test")
-    prompts = PROMPTS
+    prompts: tuple[str, ...] = PROMPTS
     if arguments.prompts:
         prompts = tuple(line for line in read_whole(arguments.prompts).split("\n") if line.strip())
     study = Study(

@@ -199,8 +199,8 @@ def label_scores(
     longest = len(before) + max(map(len, asked), default=0) + max(map(len, answers)) - 1
     if longest > most:
         raise CurvekitError(
-            f"a prompt of {shot.shots} shots has {longest} tokens, and the model {most} positions; give fewer shots, or "
-            "shorter rows"
+            f"a prompt of {shot.shots} shots has {longest} tokens, and the model {most} positions; give fewer shots, "
+            "or shorter rows"
         )
     single = all(len(answer) == 1 for answer in answers)
     rows = [(number, place) for number in range(len(items)) for place in range(1 if single else len(labels))]
@@ -248,7 +248,7 @@ def label_scores_naive(model: Any, tokenizer: Any, shot: FewShot, head: str, ite
 
 
 def calibrated(scores: np.ndarray, content_free: np.ndarray) -> np.ndarray:
-    """``log p(label) - log p_cf(label)``, p among the labels and p_cf its mean over ``content_free`` ``[texts, labels]``."""
+    """``log p(label) - log p_cf(label)``: p among the labels, p_cf the mean over ``content_free`` texts."""
     odds = np.exp(content_free - content_free.max(1, keepdims=True))
     return scores - np.log((odds / odds.sum(1, keepdims=True)).mean(0))
 

@@ -1,12 +1,12 @@
-"""Intervals of shares and means over clusters: what belongs together (texts of a prompt, answers to an item) is drawn together.
+"""Intervals of shares and means over clusters: what belongs together, such as the texts of a prompt, is drawn together.
 
-The percentile bootstrap: clusters are drawn with replacement, the statistic is computed anew, and the interval holds 95 %
-of what came out.
+The percentile bootstrap: clusters are drawn with replacement, the statistic is computed anew, and the interval holds
+95 % of what came out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ SAMPLES = 2000
 
 
 def cluster_interval(
-    groups: Sequence[Any],
+    groups: Any,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
     samples: int = SAMPLES,

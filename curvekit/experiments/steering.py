@@ -2,7 +2,7 @@
 
 For each way and strength the same prompts are continued with the same dice, and of the continuations are measured
 
-- success: the share that the judge, a classifier of words trained on other rows than what steers, finds to have the label;
+- success: the share that the judge, a classifier of words trained on other rows than what steers, finds to have it;
 - perplexity under another model than the one that is steered, of prompt and continuation;
 - distinct pairs of words, at one length; milliseconds a token, prompts together.
 
@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation.intervals import cluster_interval, ratio
 from curvekit.evaluation.metrics import score_documents, text_metrics
-from curvekit.files import append_jsonl, read_jsonl, write_json
+from curvekit.files import append_jsonl, read_json, read_jsonl, write_json
 from curvekit.generation.streams import complete
 from curvekit.ownership import Kind, created, json_with, mark, require, rows_with
 from curvekit.steering.attributes import fit_attribute
@@ -148,7 +148,8 @@ def run_study(
                 append_jsonl(folder / "rows.jsonl", row)
                 announce(
                     f"{way} {strength:g}: success {row['success']:.0%} [{row['success_low']:.0%}, "
-                    f"{row['success_high']:.0%}], perplexity {row['perplexity']:.1f}, {row['ms_per_token']:.0f} ms a token"
+                    f"{row['success_high']:.0%}], perplexity {row['perplexity']:.1f}, "
+                    f"{row['ms_per_token']:.0f} ms a token"
                 )
         found = read_jsonl(folder / "rows.jsonl")
         result = told | {"judge_accuracy": accuracy, "judge_rows": len(judging), "test_rows": len(kept), "rows": found}
@@ -187,9 +188,7 @@ def bag_of(rows: Sequence[Labelled], label: str, tokenizer: Any, most: int = BAG
 class _Controls:
     """The control of each way, whose parts are made when they are first asked for."""
 
-    def __init__(
-        self, study: Study, model: Any, tokenizer: Any, rows: Sequence[Labelled], folder: Path
-    ) -> None:
+    def __init__(self, study: Study, model: Any, tokenizer: Any, rows: Sequence[Labelled], folder: Path) -> None:
         self.study, self.model, self.tokenizer, self.rows, self.folder = study, model, tokenizer, rows, folder
 
     def of(self, way: str, strength: float) -> Control | None:
@@ -223,18 +222,22 @@ class _Controls:
         path = self.folder / "vector.safetensors"
         if not path.exists():
             layer = self.study.layer if self.study.layer is not None else len(blocks_of(self.model)) // 2
-            kinds = [[row.text for row in self.rows if (row.label == self.study.label) == wanted] for wanted in (1, 0)]
-            difference_of_means(self.model, self.tokenizer, *kinds, layer).save(path)
+            ahead, behind = (
+                [row.text for row in self.rows if (row.label == self.study.label) == wanted] for wanted in (True, False)
+            )
+            difference_of_means(self.model, self.tokenizer, ahead, behind, layer).save(path)
         return path
 
 
 def _measured(
     study: Study, voice: Any, scorer: Any, judge: Judge, control: Control | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    model, tokenizer = voice
     begun = time.perf_counter()
     done = list(
         complete(
-            *voice,
+            model,
+            tokenizer,
             list(study.prompts),
             max_new_tokens=study.tokens,
             num_return_sequences=study.count,
@@ -248,7 +251,7 @@ def _measured(
     texts = [each.text for each in done]
     right = judge.verdicts(texts, study.label)
     with torch.no_grad():
-        score = score_documents(*scorer, [each.prompt + each.text for each in done], progress=False)
+        score = score_documents(scorer[0], scorer[1], [each.prompt + each.text for each in done], progress=False)
     groups = np.stack([right, np.ones(len(done)), score.nll, score.tokens], axis=1)
     groups = groups.reshape(len(study.prompts), study.count, 4).sum(1)
     success = cluster_interval(groups[:, :2], ratio)
@@ -279,8 +282,6 @@ def _digest(rows: Sequence[Labelled]) -> str:
 def _same(folder: Path, told: Mapping[str, Any]) -> None:
     path = folder / "study.json"
     if path.exists():
-        from curvekit.files import read_json
-
         before = read_json(path)
         if other := next((name for name, value in told.items() if name != "ways" and before.get(name) != value), None):
             raise CurvekitError(

@@ -38,6 +38,7 @@ _HOMES = {
     "shares_of_scripts": "corpora",
     "price_of_a_vocabulary": "corpora",
     "quality_and_cost": "zoo",
+    "success_against_perplexity": "steering",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "importances": "search",

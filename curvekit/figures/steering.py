@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, shown, styled
+from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, place_labels, shown, styled
 
-SHADES = {"preface": "#7a5195", "codes": "#ef5675", "bag": "#ffa600", "attribute": "#c8553d", "vector": "#1f7a8c",
+SHADES = {"preface": "#7a5195", "codes": "#ef5675", "bag": "#a86b00", "attribute": "#c8553d", "vector": "#1f7a8c",
           "experts": "#4c956c"}  # fmt: skip
 
 
@@ -30,29 +31,38 @@ def success_against_perplexity(rows: Sequence[Mapping[str, Any]], label: str, no
         key=[(way, SHADES.get(way, INK), "-") for way in ways],
     )
     ax = figure.subplots()
+    every = np.array([[row["perplexity"], row["success"]] for row in rows])
     for way in ways:
         points = sorted((row for row in rows if row["way"] == way), key=lambda row: row["strength"])
-        x, y = [row["perplexity"] for row in points], [row["success"] for row in points]
         shade = SHADES.get(way, INK)
-        ax.plot(x, y, "-", color=shade, lw=1.6, alpha=0.7)
+        ax.plot([p["perplexity"] for p in points], [p["success"] for p in points], "-", color=shade, lw=1.6, alpha=0.7)
         for row in points:
-            ax.plot([row["perplexity"]] * 2, [row["success_low"], row["success_high"]], color=shade, lw=1.4, alpha=0.6)
-            ax.plot([row["perplexity_low"], row["perplexity_high"]], [row["success"]] * 2, color=shade, lw=1.4, alpha=0.6)
-            ax.plot(row["perplexity"], row["success"], "o", ms=6, color=shade, mec=PAPER, zorder=4)
-            ax.annotate(f"{row['strength']:g}", (row["perplexity"], row["success"]), textcoords="offset points",
-                        xytext=(5, 4), size=7.5, color=shade)  # fmt: skip
+            x, y = row["perplexity"], row["success"]
+            ax.plot([x, x], [row["success_low"], row["success_high"]], color=shade, lw=1.4, alpha=0.55)
+            ax.plot([row["perplexity_low"], row["perplexity_high"]], [y, y], color=shade, lw=1.4, alpha=0.55)
+            ax.plot(x, y, "o", ms=6, color=shade, mec=PAPER, zorder=4)
+    if max(every[:, 0]) > 4 * min(every[:, 0]):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_ylim(-0.02, 1.02)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    ax.set_xlabel("perplexity under another model")
+    ax.set_ylabel("texts with the label")
     for row in rows:
         if row["way"] == "none":
             ax.axhline(row["success"], color=MUTED, lw=0.8, ls=":")
             ax.axvline(1.3 * row["perplexity"], color=MUTED, lw=0.8, ls=":")
             ax.plot(row["perplexity"], row["success"], "x", ms=9, mew=2, color=INK, zorder=5)
-            ax.annotate("1.3 times", (1.3 * row["perplexity"], 0.02), textcoords="offset points", xytext=(3, 0),
+            ax.annotate("1.3 times", (1.3 * row["perplexity"], 0), textcoords="offset points", xytext=(3, 2),
                         size=SMALL, color=MUTED)  # fmt: skip
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-    ax.set_ylim(-0.02, 1.02)
-    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    ax.set_xlabel("perplexity under another model")
-    ax.set_ylabel("texts with the label")
+    lines = []  # which no label shall cover
+    for row in rows:
+        x, y = row["perplexity"], row["success"]
+        lines.append(np.linspace((row["perplexity_low"], y), (row["perplexity_high"], y), 40))
+        lines.append(np.linspace((x, row["success_low"]), (x, row["success_high"]), 40))
+    for way in ways:
+        own = [row for row in rows if row["way"] == way]
+        spots = np.array([[row["perplexity"], row["success"]] for row in own])
+        words, shade = [f"{row['strength']:g}" for row in own], SHADES.get(way, INK)
+        place_labels(ax, spots, words, np.concatenate([every, *lines]), size=8, color=shade)
     return figure

@@ -234,7 +234,18 @@ class Batcher:
         if sampling.control is not None:
             pages = self._pages(sampling.control, text, ids, room)
         deadline = time.perf_counter() + seconds
-        row = Row(prompt if isinstance(prompt, str) else text, ids, cut, sampling, alternatives, score, draws, deadline, wake, begun)
+        row = Row(
+            prompt if isinstance(prompt, str) else text,
+            ids,
+            cut,
+            sampling,
+            alternatives,
+            score,
+            draws,
+            deadline,
+            wake,
+            begun,
+        )
         row.pages = pages
         with self._changed:
             if self._closed:

@@ -43,7 +43,9 @@ class Sampling:
     stop: tuple[str, ...] = _setting(
         (), r"a text before which the continuation ends, \n for a line break; may be given several times"
     )
-    control: Control | None = _setting(None, "what the text is steered by: an object of the settings of a control")
+    control: Control | None = field(
+        default=None, metadata={"help": "what the text is steered by: an object of settings", "flag": ""}
+    )
 
     def __post_init__(self) -> None:
         if self.control is not None and not isinstance(self.control, Control):
@@ -93,7 +95,8 @@ class Sampling:
             )
         if self.num_beams > 1 and self.control is not None and self.control.steps:
             raise CurvekitError(
-                f"num_beams is {self.num_beams}, and of controls only codes and a preface go with a search; leave it at 1"
+                f"num_beams is {self.num_beams}, and of controls only codes and a preface go with a search; "
+                "leave it at 1"
             )
 
     def changed(self, name: str, value: Any) -> Sampling:

@@ -2,8 +2,8 @@ r"""Linear attribute models: p(label | text) from the mean of a language model's
 
     p(a | x) = softmax(W m(x) + b)_a,     m(x) = mean over t of h_t(x),
 
-with h_t the states after the last norm. W ``[labels, width]`` and b ``[labels]`` minimise the cross-entropy of rows with
-a label plus ``decay / 2 * ||W s||^2`` (s: each state's spread, so that the decay knows no units), which has one optimum:
+with h_t the states after the last norm. W ``[labels, width]`` and b ``[labels]`` minimise the cross-entropy of labelled
+rows plus ``decay / 2 * ||W s||^2`` (s: each state's spread, so that the decay knows no units), which has one optimum:
 L-BFGS finds it, whatever the seed.
 
 Source: the discriminators of Dathathri et al., "Plug and Play Language Models" (2020).
@@ -41,10 +41,10 @@ class AttributeModel:
         return (means @ self.weight.to(means).T + self.bias.to(means)).log_softmax(-1)
 
     def place(self, label: str | None) -> int:
-        """The place of a label; None is the only other one than the first where there are two.
+        """The place of a label.
 
         Raises:
-            CurvekitError: there is no such label, or None among several.
+            CurvekitError: there is no such label, or none is given.
         """
         if label is None:
             raise CurvekitError(f"label is not given; name what is sought: {', '.join(self.labels)}")
@@ -66,7 +66,7 @@ class AttributeModel:
         weight, bias, labels = tensors["weight"], tensors["bias"], tuple(told["labels"])
         if weight.ndim != 2 or weight.shape[0] != len(labels) or bias.shape != (len(labels),):
             raise CurvekitError(f"{path} has {len(labels)} labels and weights {list(weight.shape)}; make it again")
-        require_same(path, KIND, told["model"], model, weight.shape[-1:])
+        require_same(path, KIND, told["model"], model, weight.shape[-1])
         return cls(weight, bias, labels, told["model"])
 
 
@@ -109,7 +109,7 @@ def require_labels(labels: Sequence[str], least: int = LEAST) -> tuple[str, ...]
 
 
 def fit_linear(features: Tensor, targets: Tensor, labels: int, decay: float) -> tuple[Tensor, Tensor]:
-    """W ``[labels, width]`` and b of logistic regression on ``features`` ``[rows, width]``, see the head of this room."""
+    """W ``[labels, width]`` and b of logistic regression on ``features`` ``[rows, width]``, as the head says."""
     mean, spread = features.mean(0), features.std(0).clamp(min=1e-6)
     scaled = ((features - mean) / spread).double()
     weight = torch.zeros(labels, features.shape[1], dtype=torch.double, requires_grad=True)
@@ -125,7 +125,7 @@ def fit_linear(features: Tensor, targets: Tensor, labels: int, decay: float) -> 
         return value
 
     with torch.enable_grad():
-        search.step(loss)  # type: ignore[arg-type]
+        search.step(loss)
     rescaled = weight.detach() / spread.double()
     return rescaled.float(), (bias.detach() - rescaled @ mean.double()).float()
 

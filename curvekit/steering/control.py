@@ -57,9 +57,7 @@ class Control:
     antiexpert: str | None = _setting(
         None, "DExperts: one that writes the opposite (default: the model itself)", file=True
     )
-    expert_weight: float = _setting(
-        1.0, "DExperts: a in logits + a (expert's - anti-expert's)", least=-100, most=100
-    )
+    expert_weight: float = _setting(1.0, "DExperts: a in logits + a (expert's - anti-expert's)", least=-100, most=100)
     guidance_scale: float = _setting(
         1.0, "classifier-free guidance: how far codes and preface count; 1: as they do", least=-100, most=100
     )

@@ -9,6 +9,7 @@ on held-out rows, and belongs beside every figure that it gives.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 def ngrams(text: str) -> set[str]:
     """The words and pairs of words of a text, in lower case."""
     words = _WORD.findall(text.lower())
-    return {*words, *map(" ".join, zip(words, words[1:], strict=False))}
+    return {*words, *map(" ".join, itertools.pairwise(words))}
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Judge:
     labels: tuple[str, ...]
 
     @classmethod
-    def fit(cls, texts: Sequence[str], labels: Sequence[str], decay: float = 1e-4) -> Judge:
+    def fit(cls, texts: Sequence[str], labels: Sequence[str], decay: float = 1e-5) -> Judge:
         """Train on labelled texts.
 
         Raises:
@@ -49,7 +50,8 @@ class Judge:
         counts = Counter(labels)
         if len(counts) < 2 or min(counts.values()) < LEAST:
             raise CurvekitError(
-                f"a judge needs two labels or more with {LEAST} rows each, and the rows have {dict(counts.most_common())}"
+                f"a judge needs two labels or more with {LEAST} rows each, and the rows have "
+                f"{dict(counts.most_common())}; give more rows"
             )
         names = tuple(sorted(counts))
         seen = Counter(gram for text in texts for gram in ngrams(text))
@@ -80,7 +82,7 @@ class Judge:
             places = [self.vocabulary[gram] for gram in ngrams(text) if gram in self.vocabulary]
             rows += [row] * len(places)
             columns += places
-            values += [len(places) ** -0.5] * len(places)
+            values += [max(len(places), 1) ** -0.5] * len(places)
         return sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), len(self.vocabulary)))
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:

@@ -46,9 +46,7 @@ class Experts:
         CurvekitError: an expert that cannot be opened, or has another vocabulary.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, expert: str, antiexpert: str | None, weight: float
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, expert: str, antiexpert: str | None, weight: float) -> None:
         self.weight = weight
         pair = _pair(expert, antiexpert) if antiexpert is not None else None
         self.halves = pair is not None
@@ -98,8 +96,8 @@ def _require_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     theirs = _open(name)[1]
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise CurvekitError(
-            f"the expert {name} has another vocabulary ({len(theirs):,} entries) than the model ({len(tokenizer):,}), so "
-            "their logits do not mix; take experts of the model's own base"
+            f"the expert {name} has another vocabulary ({len(theirs):,} entries) than the model ({len(tokenizer):,}), "
+            "so their logits do not mix; take experts of the model's own base"
         )
 
 
@@ -123,9 +121,8 @@ class Guidance:
                 **others,
             )
 
-        self.processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(
-            scale, reads, ids, mask, use_cache=not getattr(model.config, "leaks", False)
-        )
+        make: Any = UnbatchedClassifierFreeGuidanceLogitsProcessor
+        self.processor = make(scale, reads, ids, mask, use_cache=not getattr(model.config, "leaks", False))
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
         """The logits ``[rows, vocabulary]`` after all tokens ``[rows, time]``, guided."""

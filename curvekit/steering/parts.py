@@ -84,15 +84,15 @@ def open_part(
     return tensors, require(found, dict(shape), path)
 
 
-def require_same(path: str | Path, kind: str, model_trait: str, model: PreTrainedModel, shape: Any) -> None:
+def require_same(path: str | Path, kind: str, model_trait: str, model: PreTrainedModel, width: int) -> None:
     """Return where a part was made from this model's states.
 
     Raises:
         CurvekitError: it was made from another's.
     """
-    width = model.config.hidden_size
-    if tuple(shape) != (width,) or trait(model) != model_trait:
+    own = model.config.hidden_size
+    if width != own or trait(model) != model_trait:
         raise CurvekitError(
-            f"the {kind} {path} was made from the states of another model (width {tuple(shape)[0]}, "
-            f"{model_trait}) than this one (width {width}, {trait(model)}); make one from it"
+            f"the {kind} {path} was made from the states of another model (width {width}, "
+            f"{model_trait}) than this one (width {own}, {trait(model)}); make one from it"
         )

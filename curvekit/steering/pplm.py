@@ -11,7 +11,7 @@ With x_t the last token, H the keys and values of what precedes it, p(. | H) wha
     next token ~ p(. | H + dH)^gm_scale * p(. | H0)^(1 - gm_scale) / Z             (geometric mean)
 
 l runs over the layers, ||.|| is over a layer's keys and values of one row, and H0 is the cache of the model that was
-never steered. As in the paper the steered cache goes on: the states of x_t that it keeps are those it was read with under
+never steered. As in the paper the steered cache goes on: the states of x_t that it keeps were computed under
 H + dH. Of a recipe's further layers (curve, encoder, mixers) the past is carried along and not changed.
 
 Each row has its own gradient and its own norm, so a row is steered as it is alone. Cost: m times forward and backward
@@ -40,7 +40,7 @@ from curvekit.steering.reading import Reader, copied, forward
 _TINY = 1e-10  # a norm of 0 divides nothing
 
 Objective = Callable[[Tensor, Tensor | None], Tensor]
-"""log p(a) ``[rows]`` of log-probabilities ``[rows, vocabulary]`` and, where asked for, the mean state ``[rows, width]``."""
+"""log p(a) ``[rows]`` of log-probabilities ``[rows, vocabulary]`` and, if asked for, mean states ``[rows, width]``."""
 
 
 def bag_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Tensor:
@@ -102,8 +102,8 @@ class Pplm:
     ) -> None:
         if getattr(model.config, "leaks", False):
             raise CurvekitError(
-                f"the recipe {getattr(model.config, 'recipe', '?')!r} sees later words and keeps no past, on which PPLM "
-                "takes its steps; steer a causal recipe"
+                f"the recipe {getattr(model.config, 'recipe', '?')!r} sees later words and keeps no past, on which "
+                "PPLM takes its steps; steer a causal recipe"
             )
         self.model, self.control, self.objectives, self.needs_states = model, control, objectives, needs_states
         self.plain = Reader(model)
@@ -156,7 +156,7 @@ class Pplm:
             gain = torch.stack([objective(log_odds, mean) for objective in self.objectives]).sum(0)
             divergence = (log_odds.exp() * (log_odds - plain)).sum(-1)
             aim = (gain - self.control.kl_scale * divergence).sum()  # rows do not see each other
-            gradients = torch.autograd.grad(aim, leaves)
+            gradients: Any = torch.autograd.grad(aim, leaves)
             with torch.no_grad():
                 changes = [
                     _stepped(changes[number], gradients[2 * number : 2 * number + 2], self.control.step_size)
@@ -195,7 +195,8 @@ def formula(
         odds = torch.softmax(logits, -1)
         kl = sum(q * (torch.log(q) - torch.log(p)) for q, p in zip(odds, plain, strict=True))
         (log_attribute(odds, state) - control.kl_scale * kl).backward()
-        change = [d + control.step_size * d.grad / torch.linalg.vector_norm(d.grad) for d in change]
+        slopes: list[Any] = [each.grad for each in change]
+        change = [d + control.step_size * g / torch.linalg.vector_norm(g) for d, g in zip(change, slopes, strict=True)]
     odds = torch.softmax(speak([h + d for h, d in zip(past, change, strict=True)])[0], -1)
     mixed = odds**control.gm_scale * plain ** (1 - control.gm_scale)
     return torch.log(mixed / mixed.sum()).detach()

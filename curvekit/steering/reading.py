@@ -63,13 +63,14 @@ class Reader:
 
 
 def copied(cache: DynamicCache, added: list[tuple[Tensor, Tensor]] | None = None) -> DynamicCache:
-    """A cache with the same past, and nothing that is written to in common; ``added`` to the first layers' keys, values.
+    """A cache with the same past and nothing in common that is written to; ``added`` to the first layers' keys, values.
 
     Raises:
         CurvekitError: a layer that does not keep its whole past.
     """
     layers: list[Any] = []
-    for number, layer in enumerate(cache.layers):
+    held: list[Any] = cache.layers
+    for number, layer in enumerate(held):
         if type(layer) not in (DynamicLayer, GrowingLayer):
             raise CurvekitError(f"the model's cache keeps a {type(layer).__name__}, which PPLM cannot take steps on")
         keys, values = layer.keys, layer.values

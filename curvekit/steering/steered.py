@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.errors import CurvekitError, pick
 from curvekit.steering.attributes import AttributeModel
@@ -91,7 +91,7 @@ class Steered:
         def loop(
             model: Any,
             input_ids: Tensor,
-            logits_processor: LogitsProcessorList,
+            logits_processor: Any,
             stopping_criteria: Any,
             generation_config: Any,
             **model_kwargs: Any,

@@ -51,7 +51,7 @@ class SteeringVector:
             CurvekitError: it is no vector, or one of another model.
         """
         tensors, told = open_part(path, KIND, {"layer": int, "model": str}, ("direction",))
-        require_same(path, KIND, told["model"], model, tensors["direction"].shape[-1:])
+        require_same(path, KIND, told["model"], model, tensors["direction"].numel())
         block_of(model, told["layer"])
         return cls(tensors["direction"], told["layer"], told["model"])
 

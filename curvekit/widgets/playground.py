@@ -17,12 +17,15 @@ from curvekit.ownership import require_file, rows_with
 from curvekit.reports.markup import texts
 from curvekit.widgets.controls import GRID, WRAP
 from curvekit.widgets.panels import Sample, Stop, follow
+from curvekit.widgets.steering import Steering
 from curvekit.widgets.voices import Voices
 from curvekit.widgets.writing import Writer, begin, now, seeds_of, written
 
 
 class Playground(Writer):
     """Write with a model: every setting a slider, text as it is produced, each token coloured by its probability.
+
+    A section that folds holds what the text is steered by.
 
     Args:
         voices: name -> (model, tokenizer).
@@ -46,6 +49,7 @@ class Playground(Writer):
     ) -> None:
         super().__init__(voices, prompt, settings)
         self.history: list[dict[str, Any]] = []
+        self.steering = Steering(self.sampling.control)
         self.model = Dropdown(options=list(voices), description="model", layout=Layout(width="auto"))
         self.model.style.description_width = "120px"
         self.samples = BoundedIntText(samples, min=1, max=8, description="samples", layout=Layout(width="130px"))
@@ -59,6 +63,7 @@ class Playground(Writer):
         self.children = [
             self.prompt,
             Box([*([self.model] if len(voices) > 1 else []), *self.knobs.values()], layout=GRID),
+            self.steering.box,
             Box([self.start, self.halt, self.samples, self.seed, self.renew], layout=WRAP),
             self.message,
             self.results,
@@ -83,7 +88,8 @@ class Playground(Writer):
 
     def generate(self) -> None:
         with self.shielded():
-            sampling, prompt, name = self.chosen(), self.prompt.value, self.model.value
+            sampling = self.chosen(control=self.steering.control())
+            prompt, name = self.prompt.value, self.model.value
             seeds = seeds_of(sampling, self.samples.value)
             self.work(lambda stop: self._write(stop, name, prompt, sampling, seeds))
 

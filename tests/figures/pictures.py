@@ -233,11 +233,20 @@ def cost():
     return figures.cost(trials(), "curve")
 
 
+def success_against_perplexity():
+    rows = [
+        {"way": way, "strength": x, "success": y, "success_low": y - 0.1, "success_high": y + 0.1, "perplexity": z,
+         "perplexity_low": 0.9 * z, "perplexity_high": 1.2 * z}
+        for way, x, y, z in (("none", 0, 0.3, 90), ("bag", 0.1, 0.5, 100), ("bag", 0.3, 0.8, 400), ("own", 1, 0.6, 95))
+    ]  # fmt: skip
+    return figures.success_against_perplexity(rows, "positive")
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
-    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back,
+    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, success_against_perplexity,
     importances, slices, parallel_coordinates, fold_spread, cost,
 ]  # fmt: skip
 

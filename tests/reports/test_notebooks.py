@@ -31,6 +31,7 @@ FIGURES = {
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
     "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
     "own-curves", "own-intervals",
+    "steering",
 }  # fmt: skip
 
 
@@ -119,6 +120,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
+    small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said

@@ -13,7 +13,10 @@ from curvekit.errors import CurvekitError
 from curvekit.generation.streams import generate
 from curvekit.steering.judge import Judge
 
-WORDS = {"river": ["river", "boats", "sand", "summer", "low", "water"], "bank": ["bank", "money", "letter", "weight", "row", "zero"]}
+WORDS = {
+    "river": ["river", "boats", "sand", "summer", "low", "water"],
+    "bank": ["bank", "money", "letter", "weight", "row", "zero"],
+}
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
@@ -29,7 +32,8 @@ def run(tiny_base, tmp_path_factory):
     argv = ["train", "--recipe", "gpt2", "--base", str(tiny_base), "--corpus", str(folder / "rows.jsonl")]
     argv += ["--codes", "column:label", "--steps", "120", "--learning-rate", "1e-2", "--block-size", "32"]
     argv += ["--batch-size", "8", "--eval-every", "120", "--sample-prompts", "2", "--sample-tokens", "4",
-             "--prompt-tokens", "4", "--eval-documents", "4", "--examples", "padded", "--precision", "float32"]  # fmt: skip
+             "--prompt-tokens", "4", "--eval-documents", "4", "--examples", "padded",
+             "--precision", "float32"]  # fmt: skip
     assert main([*argv, "--out", str(folder / "run")]) == 0
     return folder / "run"
 

@@ -1,4 +1,4 @@
-"""Controls: settings that cannot work are one sentence, and what is written is one for the seed, however it is asked for."""
+"""Controls: settings that cannot work are one sentence, and a text is one for its seed, however it is asked for."""
 
 from __future__ import annotations
 

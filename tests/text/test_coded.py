@@ -12,7 +12,9 @@ from curvekit.text.codes import coded, header
 from curvekit.text.corpora import load_corpus
 from curvekit.text.labelled import first_of_each, halves, read_labelled
 
-ROWS = [{"text": f"Row number {i} is a text of its own.", "label": "ab"[i % 2], "topic": f"t{i % 3}"} for i in range(40)]
+ROWS = [
+    {"text": f"Row number {i} is a text of its own.", "label": "ab"[i % 2], "topic": f"t{i % 3}"} for i in range(40)
+]
 
 
 @pytest.fixture

@@ -153,3 +153,19 @@ def test_the_history_is_exported_whole_as_lines(voices, tmp_path):
     panel.file.value = str(tmp_path / "history.jsonl" / "no-folder")
     panel.export.click()
     assert "choose another folder" in plain(panel.message)
+
+
+def test_the_steering_section_steers_what_is_written_and_says_what_cannot_be(voices, model, tokenizer):
+    control = {"preface": "A bank is a place for money."}
+    panel = pressed(Playground(voices, PROMPT, max_new_tokens=8, seed=3, control=control))
+    settings = {"max_new_tokens": 8, "seed": 3}
+    assert panel.history[0]["text"] == generate(model, tokenizer, [PROMPT], control=control, **settings)[0]
+    assert panel.history[0]["control"]["preface"] == control["preface"]
+    panel.steering.fields["preface"].value = ""
+    panel.seed.value = 3
+    pressed(panel)
+    assert panel.history[1]["text"] == generate(model, tokenizer, [PROMPT], **settings)[0]
+    assert panel.history[1]["control"] is None
+    panel.steering.fields["label"].value = "x"
+    panel.start.click()
+    assert "give attribute too" in plain(panel.message)
