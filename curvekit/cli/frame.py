@@ -29,6 +29,8 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "report",
     "train",
     "pretrain",
+    "prefer",
+    "constitution",
     "card",
     "evaluate",
     "generate",
