@@ -34,6 +34,8 @@ _HOMES = {
     "gain_by_bin": "ladder",
     "looks_back": "ladder",
     "win_rates": "ratings",
+    "preference_changes": "preferences",
+    "preference_histories": "preferences",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",
     "token_differences": "shading",

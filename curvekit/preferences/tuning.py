@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,6 @@ def require_trl() -> Any:
     Raises:
         CurvekitError: it is not installed.
     """
-    import os
-
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("trl")

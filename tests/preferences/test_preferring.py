@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -50,19 +53,18 @@ def finished(config, tmp_path_factory):
     return finished
 
 
-class Stopped(Exception):
-    pass
-
-
 def killed(config, folder, step):
-    """A run that ended from outside when ``step`` had been computed."""
-
-    def on_row(row):
-        if row["step"] == step:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        prefer(config, folder, progress="none", on_row=on_row)
+    """A run in a process that got SIGKILL when ``step`` had been computed."""
+    child = os.fork()
+    if child == 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        try:
+            kill = lambda row: row["step"] == step and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            prefer(config, folder, progress="none", on_row=kill)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert not (folder / "metrics.json").exists() and (folder / "history.jsonl").exists()
     return folder
 
 
@@ -161,6 +163,18 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(config, finished, tmp_pa
     losses = [[row["loss"] for row in run.history] for run in (undisturbed, resumed)]
     assert losses[0] == losses[1]
     assert resumed.metrics["end"] == undisturbed.metrics["end"] and resumed.metrics["kl"] == undisturbed.metrics["kl"]
+
+
+def test_without_trl_one_sentence_says_what_to_install(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(CurvekitError, match=r"needs trl; pip install 'curvekit\[align\]'"):
+        prefer(config(), tmp_path / "run", progress="none")
+    prefer(config(method="ppo", steps=1), tmp_path / "ppo", progress="none")
+
+
+def test_a_tracker_is_told_the_same_rows(config, tmp_path):
+    run = prefer(config(method="ppo", steps=1, track="tensorboard"), tmp_path / "run", progress="none")
+    assert list((run.folder / "tensorboard").iterdir())
 
 
 def test_pairs_and_reference_are_made_once(config, tmp_path, monkeypatch):
