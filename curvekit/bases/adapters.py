@@ -172,8 +172,7 @@ def open_adapter(folder: str | Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         settings = read_json(folder / CONFIG)
-        state = {name.removeprefix(_PREFIX): tensor for name, tensor in _tensors(folder / MATRICES).items()}
-        added = _tensors(folder / ADDED) if (folder / ADDED).exists() else {}
+        state = _saved_state(folder)
         base = str(record["base"])
         expected = record["sha256"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -191,10 +190,27 @@ def open_adapter(folder: str | Path) -> PreTrainedModel:
                 model.base_model.encoder.fill(bert)
         _inject(model, **{name: settings[name] for name in _SAVED})
     model.base_record = record
-    own = adapter_state(model)
-    state = {re.sub(r"(\.lora_[AB])\.", rf"\1.{_NAME}.", name): tensor for name, tensor in state.items()}
-    _fill(model, state | added, own, folder)
+    _fill(model, state, adapter_state(model), folder)
     return model.eval()
+
+
+def load_saved(model: PreTrainedModel, folder: str | Path) -> None:
+    """Read a saved adapter into a model that has one of its shape on its base.
+
+    Raises:
+        CurvekitError: it belongs to another base, or has other shapes.
+    """
+    folder = Path(folder)
+    if read_json(folder / BASE).get("sha256") != _record(model)["sha256"]:
+        raise CurvekitError(f"the adapter in {folder} was trained on another base than {_record(model)['base']!r}")
+    _fill(model, _saved_state(folder), adapter_state(model), folder)
+
+
+def _saved_state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a saved adapter by the names that they have in a model."""
+    lora = {name.removeprefix(_PREFIX): tensor for name, tensor in _tensors(folder / MATRICES).items()}
+    named = {re.sub(r"(\.lora_[AB])\.", rf"\1.{_NAME}.", name): tensor for name, tensor in lora.items()}
+    return named | (_tensors(folder / ADDED) if (folder / ADDED).exists() else {})
 
 
 @torch.no_grad()
@@ -207,12 +223,37 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     _record(model)
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise CurvekitError(f"an adapter is merged in float32, and this model is in {model.dtype}; call .float() first")
+    fold(model)
+    del model.base_record
+    return model
+
+
+def inject(model: PreTrainedModel, settings: Lora, seed: int, kept: str) -> None:
+    """Put matrices into any model of transformers, beside all of its linear layers but ``kept``, which trains whole.
+
+    Of such a model nothing is saved apart; :func:`fold` makes it whole again.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    turned = any(isinstance(module, Conv1D) for module in layers.values())
+    targets = [name for name in layers if name != kept and not name.endswith("lm_head")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        size: Any = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": targets}
+        lora = LoraConfig(**size, fan_in_fan_out=turned)
+        inject_adapter_in_model(lora, model, adapter_name=_NAME)
+    model.get_submodule(kept).requires_grad_(True)
+
+
+@torch.no_grad()
+def fold(model: PreTrainedModel) -> None:
+    """Add each layer's product to its matrix, in place, and take the adapter's layers out."""
     for name, layer in list(_layers(model)):
         whole: Any = layer.get_base_layer()
         whole.weight += layer.get_delta_weight(_NAME)
         model.set_submodule(name, whole)
-    del model.peft_config, model.base_record
-    return model
+    del model.peft_config
 
 
 @contextmanager
@@ -266,6 +307,23 @@ def paired(first: PreTrainedModel, second: PreTrainedModel) -> PreTrainedModel |
     for name, layer in mine.items():
         layer.forward = forward(layer, theirs[name])
     return first
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Compute as the base does, without the adapter's products; what curvekit adds stays as it is.
+
+    No weight is touched, and none is made trainable or frozen by it.
+    """
+    layers = [layer for _, layer in _layers(model)]
+    before = [layer.disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off
 
 
 def share_bases(models: Iterable[nn.Module]) -> None:

@@ -32,6 +32,8 @@ COMMANDS = (  # each a room of this wing; in this order they stand in the help
     "pretrain",
     "prepare",
     "search",
+    "prefer",
+    "constitution",
     "card",
     "explore",
     "evaluate",

@@ -16,9 +16,12 @@ from curvekit.training.settings import RunConfig
 
 
 def add_settings(
-    each: argparse.ArgumentParser, without: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
+    each: argparse.ArgumentParser,
+    without: Sequence[str] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    of: Any = RunConfig,
 ) -> None:
-    """A flag for every field of RunConfig; one that is not given is not in the namespace.
+    """A flag for every field of RunConfig, or of another such class; one that is not given is not in the namespace.
 
     ``defaults`` are those of the command where they are not RunConfig's own.
     """
@@ -29,8 +32,8 @@ def add_settings(
         metavar="FILE",
         help="a JSON file with settings, such as a run's config.json; a flag overrides it",
     )
-    hints = get_type_hints(RunConfig)
-    for setting in fields(RunConfig):
+    hints = get_type_hints(of)
+    for setting in fields(of):
         if setting.name in without:
             continue
         options: dict[str, Any] = {"dest": setting.name, "default": argparse.SUPPRESS}
@@ -58,11 +61,11 @@ def _kind(hint: Any) -> type:
     return get_origin(hint) or hint
 
 
-def given(arguments: argparse.Namespace) -> dict[str, Any]:
+def given(arguments: argparse.Namespace, of: Any = RunConfig) -> dict[str, Any]:
     """The settings of the file of ``--config``, over them the flags."""
     flags = vars(arguments)
     values = read_json(arguments.config) if arguments.config else {}
-    values |= {each.name: flags[each.name] for each in fields(RunConfig) if each.name in flags}
+    values |= {each.name: flags[each.name] for each in fields(of) if each.name in flags}
     return values
 
 

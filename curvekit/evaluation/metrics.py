@@ -442,6 +442,11 @@ def text_metrics(
     }
 
 
+def diversity(texts: Sequence[str], length: int | None = None) -> dict[str, float | None]:
+    """The figures of :func:`text_metrics` that compare texts with one another alone, of whitespace words."""
+    return _diversity(texts, length)[0]
+
+
 def _diversity(texts: Sequence[str], length: int | None, spaces: bool = True) -> tuple[dict[str, float | None], str]:
     """Of whitespace words, or of the characters of scripts without spaces."""
     from sacrebleu.metrics import BLEU

@@ -96,6 +96,19 @@ def paired_bootstrap(
     delta = np.stack([x.nll - y.nll for x, y in zip(a, b, strict=True)])  # (S, D)
     count = (a[0].tokens if unit == "token" else a[0].bytes).astype(np.float64)  # (D,)
     delta, count = delta[:, count > 0], count[count > 0]
+    return resampled(delta, count, samples, seed, unit)
+
+
+def resampled(
+    delta: np.ndarray, count: np.ndarray, samples: int = SAMPLES, seed: int = 0, unit: str = "answer"
+) -> PairedDifference:
+    """The test of :func:`paired_bootstrap` on any differences.
+
+    Args:
+        delta: ``[seeds, items]``, the sum of what differs in each item.
+        count: ``[items]``, how much of it there is: 1 where each item has one number.
+        unit: what the difference is per.
+    """
     seeds, documents = delta.shape
     per_seed = delta.sum(1) / count.sum()  # (S,)
     difference = float(per_seed.mean())

@@ -40,6 +40,8 @@ _HOMES = {
     "quality_and_cost": "zoo",
     "success_against_perplexity": "steering",
     "win_rates": "ratings",
+    "preference_changes": "preferences",
+    "preference_histories": "preferences",
     "benchmark_ratios": "benchmarks",
     "importances": "search",
     "slices": "search",

@@ -1,4 +1,4 @@
-"""What people prefer: blind ratings of texts, and who wins them."""
+"""What people prefer: blind ratings, the pairs they make, training on them, and what that brought and cost."""
 
 from curvekit.lazy import public
 
@@ -9,6 +9,13 @@ _HOMES = {
     "read_ratings": "ratings",
     "wilson": "ratings",
     "win_rates": "ratings",
+    "Preference": "gathering",
+    "read_pairs": "gathering",
+    "rule": "rules",
+    "PreferenceConfig": "settings",
+    "PreferenceRun": "runs",
+    "load_preferences": "runs",
+    "prefer": "preferring",
 }
 
 __getattr__, __dir__, __all__ = public(__name__, _HOMES)

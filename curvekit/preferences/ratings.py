@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock
-from scipy.stats import norm
 
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_jsonl
@@ -139,6 +138,8 @@ def wilson(wins: float, pairs: int, level: float = 0.95) -> tuple[float, float]:
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
     """
+    from scipy.stats import norm
+
     if pairs == 0:
         return 0.0, 1.0
     z2, share = float(norm.ppf((1 + level) / 2)) ** 2, wins / pairs

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from curvekit.bases.opening import load_model
 from curvekit.bases.tokenizer import saved_tokenizer
@@ -125,6 +125,8 @@ class Run:
     """
 
     folder: Path
+    kind: ClassVar[Kind] = RUN  # of the folder
+    settings: ClassVar[Any] = RunConfig  # what config.json holds
 
     @property
     def begun(self) -> bool:
@@ -141,11 +143,12 @@ class Run:
         return (self.folder / "metrics.json").exists()
 
     @cached_property
-    def config(self) -> RunConfig:
+    def config(self) -> Any:
+        """The settings: a ``RunConfig``, or what ``settings`` of this kind of run is."""
         path = self.folder / "config.json"
         values = read_json(path)
         try:
-            return RunConfig.from_dict(values)
+            return self.settings.from_dict(values)
         except CurvekitError as error:
             raise CurvekitError(f"{path}: {error}") from error
 
@@ -201,8 +204,8 @@ class Run:
         return saved_tokenizer(self.folder / "model", own)
 
 
-def load_run(folder: str | Path) -> Run:
-    """The run in ``folder``, finished or not.
+def load_run(folder: str | Path, of: type[Run] = Run) -> Run:
+    """The run in ``folder``, finished or not, of this kind.
 
     Raises:
         CurvekitError: there is none.
@@ -210,13 +213,13 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise CurvekitError(f"there is no run in {folder} (no config.json); give the folder of a run")
-    run = Run(folder)
+    run = of(folder)
     run.config  # noqa: B018  a config.json of something else is found out now
     return run
 
 
 @contextmanager
-def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
+def claimed(config: Any, folder: Path, of: type[Run] = Run) -> Iterator[Run]:
     """Hold ``folder`` for this process and this configuration; write ``config.json`` if it is new.
 
     The lock is the operating system's: it ends with the process, however that ends. A command that is refused before
@@ -227,7 +230,7 @@ def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
     """
     from filelock import FileLock, Timeout
 
-    require_place(config, folder)
+    require_place(config, folder, of)
     with ExitStack() as stack:
         try:
             stack.enter_context(created(folder))
@@ -239,13 +242,13 @@ def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
             reason = error.strerror or error
             raise CurvekitError(f"cannot write to {folder}: {reason}; choose another folder") from error
         stack.callback(lock.release)
-        require_place(config, folder)  # now that nobody else is at it
-        run = Run(folder)
+        require_place(config, folder, of)  # now that nobody else is at it
+        run = of(folder)
         before = {} if run.begun else {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         known, begun = set(folder.iterdir()), run.begun or run.finished
         try:
             recover(folder / "model")
-            _agree(config, folder)
+            _agree(config, run)
             yield run
         except CurvekitError:
             if not begun and folder.exists() and not run.begun:
@@ -255,24 +258,25 @@ def claimed(config: RunConfig, folder: Path) -> Iterator[Run]:
             raise
 
 
-def require_place(config: RunConfig, folder: Path) -> None:
+def require_place(config: Any, folder: Path, of: type[Run] = Run) -> None:
     """Return where a run of these settings may be trained: in a new or an empty folder, or in its own.
 
     Raises:
         CurvekitError: the folder, or a file that would be written over, is another's; it holds another run.
     """
-    require(folder, RUN)
-    begun = Run(folder).begun or Run(folder).finished
-    if begun and (differences := load_run(folder).config.differences(config)):
+    require(folder, of.kind)
+    begun = of(folder).begun or of(folder).finished
+    if begun and (differences := load_run(folder, of).config.differences(config)):
         raise CurvekitError(f"{folder} holds another run: its {'; its '.join(differences)}; choose another folder")
 
 
-def _agree(config: RunConfig, folder: Path) -> None:
+def _agree(config: Any, run: Run) -> None:
+    folder = run.folder
     path = folder / "config.json"
-    if not Run(folder).begun and not Run(folder).finished:
+    if not run.begun and not run.finished:
         (folder / "corpus.json").unlink(missing_ok=True)  # a killed command left it; the mended one may be another
     if not marker(folder):
-        mark(folder, RUN.name)
+        mark(folder, run.kind.name)
     if not path.exists() or read_json(path) != config.to_dict():
         write_json(path, config.to_dict())
 

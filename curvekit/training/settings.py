@@ -14,9 +14,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from curvekit.errors import CurvekitError, pick, require_type
+from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
+from curvekit.training.fields import check as _check
+from curvekit.training.fields import notes as _notes
+from curvekit.training.fields import setting as _setting
+from curvekit.training.fields import short as _short
 
 SPLITS = ("validation", "test")
 LOSSES = {  # what a run may minimise -> its own settings
@@ -80,25 +84,6 @@ def main_recipes(base: str) -> tuple[str, ...]:
     shape = Path(base) / "config.json"
     is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
     return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
-
-
-def _notes(
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    most: float | None = None,
-    result: bool = True,
-) -> dict[str, Any]:
-    """What the command line's help, the notebooks and ``validate`` say of a setting.
-
-    ``result`` is False for one that changes no figure of the run: a run may go on with another value.
-    """
-    return {"help": help, "choices": choices, "least": least, "most": most, "result": result}
-
-
-def _setting(default: Any, help: str, **notes: Any) -> Any:
-    return field(default=default, metadata=_notes(help, **notes))
 
 
 @dataclass
@@ -486,40 +471,3 @@ class RunConfig:
 _HINTS = get_type_hints(RunConfig)
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold a text: not where a file's name holds bytes of another encoding."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check(name: str, value: Any, hint: Any, notes: Mapping[str, Any]) -> None:
-    """Check a value's type, choice and range."""
-    require_type(name, value, hint)
-    if value is None:
-        return
-    if isinstance(value, str) and not _is_unicode(value):
-        raise CurvekitError(f"{name} is {value!r}, which is no Unicode and cannot be written down; rename it")
-    if notes["choices"]:
-        pick(str(value), notes["choices"], name)
-    least, most = notes["least"], notes["most"]
-    if isinstance(value, str):
-        checked_path(value, name)
-    if isinstance(value, int) and abs(value) >= 2**31 and most is None:
-        raise CurvekitError(f"{name} is {_short(value)}; give a number below 2^31")
-    if isinstance(value, int | float):
-        if value != value or (least is not None and value < least) or value == float("inf"):
-            raise CurvekitError(f"{name} is {_short(value)}; give {least} or more")
-        if most is not None and value > most:
-            raise CurvekitError(f"{name} is {_short(value)}; give at most {most}")
-
-
-def _short(value: float) -> str:
-    """A number as it is written, or of how many bits it is: Python does not write those of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"a number of {value.bit_length():,} bits"
-    return str(value)

@@ -18,7 +18,6 @@ from typing import Any
 from curvekit.bases import hub
 from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.files import read_json, write_json
-from curvekit.training.settings import RunConfig
 
 Row = dict[str, Any]
 DISPLAYS = ("auto", "bar", "lines", "none")
@@ -27,7 +26,7 @@ DISPLAYS = ("auto", "bar", "lines", "none")
 class Watcher:
     """Told what happens; does nothing with it."""
 
-    def start(self, config: RunConfig, folder: Path, rows: list[Row]) -> None:
+    def start(self, config: Any, folder: Path, rows: list[Row]) -> None:
         """A run begins, or goes on after ``rows``."""
 
     def row(self, row: Row) -> None:
@@ -56,7 +55,7 @@ class Calls(Watcher):
 class Lines(Watcher):
     """Plain lines for logs and executed notebooks: about twenty of them, and one a validation."""
 
-    def start(self, config: RunConfig, folder: Path, rows: list[Row]) -> None:
+    def start(self, config: Any, folder: Path, rows: list[Row]) -> None:
         self.steps = config.steps
         done = rows[-1]["step"] if rows else 0
         self.say(f"{folder.name}: " + (f"goes on after step {done}" if done else f"{self.steps} steps"))
@@ -76,13 +75,13 @@ class Lines(Watcher):
         print(text, flush=True)
 
     def finish(self, metrics: Row, samples: list[Row]) -> None:
-        self.say("test " + "  ".join(f"{name} {_short(metrics[name])}" for name in _HEADLINE))
+        self.say("test " + "  ".join(f"{name} {text}" for name, text in _headline(metrics).items()))
 
 
 class Bar(Watcher):
     """A tqdm bar: in a terminal, or as a widget in a notebook that someone looks at."""
 
-    def start(self, config: RunConfig, folder: Path, rows: list[Row]) -> None:
+    def start(self, config: Any, folder: Path, rows: list[Row]) -> None:
         if "ipykernel" in sys.modules:
             from tqdm.notebook import tqdm
         else:
@@ -102,7 +101,7 @@ class Bar(Watcher):
             self.bar.write(text)
 
     def finish(self, metrics: Row, samples: list[Row]) -> None:
-        self.bar.set_postfix({name: _short(metrics[name]) for name in _HEADLINE})
+        self.bar.set_postfix(_headline(metrics))
 
     def close(self, failed: bool) -> None:
         if hasattr(self, "bar"):
@@ -116,7 +115,7 @@ class Wandb(Watcher):
     and the newest ``wandb/offline-run-*`` always holds the whole run, under the same id.
     """
 
-    def start(self, config: RunConfig, folder: Path, rows: list[Row]) -> None:
+    def start(self, config: Any, folder: Path, rows: list[Row]) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -132,7 +131,7 @@ class Wandb(Watcher):
                 group=config.wandb_group,
                 job_type=config.recipe,
                 dir=str(folder),
-                mode=config.wandb_mode,  # type: ignore[arg-type]
+                mode=config.wandb_mode,
                 resume="allow" if config.wandb_mode == "online" else None,
                 config=config.to_dict() | {"fingerprint": config.fingerprint()},
                 settings=_wandb_settings(),
@@ -151,7 +150,7 @@ class Wandb(Watcher):
     def finish(self, metrics: Row, samples: list[Row]) -> None:
         import wandb
 
-        columns = ("prompt", "continuation", "reference")
+        columns = tuple(samples[0]) if samples else ("prompt", "continuation", "reference")
         table = wandb.Table(list(columns))
         for row in samples:
             table.add_data(*(html.escape(row[column]) for column in columns))
@@ -202,7 +201,7 @@ def _wandb_settings() -> Any:
     return wandb.Settings(console="off", silent=True, **patience)
 
 
-def check_tracker(config: RunConfig) -> None:
+def check_tracker(config: Any) -> None:
     """Return when what the run is also logged to can be used; of wandb online, when its server answers.
 
     Raises:
@@ -225,7 +224,7 @@ def check_tracker(config: RunConfig) -> None:
 class TensorBoard(Watcher):
     """Writes TensorBoard's event files into the run's folder."""
 
-    def start(self, config: RunConfig, folder: Path, rows: list[Row]) -> None:
+    def start(self, config: Any, folder: Path, rows: list[Row]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -252,7 +251,7 @@ class TensorBoard(Watcher):
 
 @contextmanager
 def watching(
-    config: RunConfig,
+    config: Any,
     folder: Path,
     rows: list[Row],
     display: str = "auto",
@@ -262,6 +261,7 @@ def watching(
     """Those who watch a run, started, and closed when it ends or fails.
 
     Args:
+        config: the run's ``RunConfig``, or that of a preference run.
         display: ``bar``, ``lines``, ``none``; ``auto`` is a bar where someone looks at it, else lines.
         on_row: called with every new row.
         first: of several processes the first is watched, and no other.
@@ -285,7 +285,12 @@ def watching(
             watcher.close(failed)
 
 
-_HEADLINE = ("perplexity", "token_accuracy", "bleu")
+_HEADLINE = ("perplexity", "token_accuracy", "bleu", "reward", "kl")
+
+
+def _headline(metrics: Row) -> dict[str, str]:
+    """What a run says of itself in a line when it ends."""
+    return {name: _short(metrics[name]) for name in _HEADLINE if name in metrics}
 
 
 def _figures(metrics: Row) -> dict[str, float]:

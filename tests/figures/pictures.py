@@ -161,6 +161,19 @@ def win_rates():
     return figures.win_rates({"Which is better?": rows, "Which is more fluent?": rows[::-1]})
 
 
+def preference_changes():
+    change = {"difference": 0.3, "low": 0.2, "high": 0.4}
+    row = {"name": "DPO", **dict.fromkeys(("reward", "judge", "perplexity", "tokens"), change)}
+    row["distinct"] = {"difference": -0.1, "low": None, "high": None}
+    return figures.preference_changes([row, row | {"name": "PPO, paid for length"}])
+
+
+def preference_histories():
+    dpo = [{"step": i, "loss": 0.7 / (i + 1), "reward_margin": i / 10} for i in range(1, 9)]
+    ppo = [{"step": i, "loss": -0.01 * i, "reward": i / 10, "kl": i / 5} for i in range(1, 9)]
+    return figures.preference_histories({"DPO": [dpo, dpo[:4]], "PPO": [ppo]})
+
+
 def differences_by_rung():
     rows = [
         {"candidate": r, "difference": -0.1 * k, "low": -0.1 * k - 0.02, "high": 0.02} for k, r in enumerate(RECIPES)
@@ -248,6 +261,7 @@ GALLERY = [
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
     benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, success_against_perplexity,
     importances, slices, parallel_coordinates, fold_spread, cost,
+    preference_changes, preference_histories,
 ]  # fmt: skip
 
 
