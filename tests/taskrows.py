@@ -38,3 +38,9 @@ def write(folder: Path, **splits: list[dict]) -> Path:
     for split, rows in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def short(count: int, seed: int = 0) -> list[dict]:
+    """Rows of few tokens, no two alike, for models of few positions."""
+    draw = random.Random(seed)
+    return [{"ask": f"{seed} {number} {draw.choice(PLACES)}:", "say": draw.choice(COLOURS)} for number in range(count)]

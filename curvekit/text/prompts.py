@@ -88,8 +88,9 @@ class Prompter:
         return [self._joined((holding or spots)[0], example.target, cut=True)]
 
     def continued(self, prompt: list[int], answer: str) -> Encoded:
-        """A prompt and an answer of one's choice, which is scored."""
-        ids = self._answer(answer)
+        """A prompt and an answer of one's choice, which is scored; a prompt too long for both loses its beginning."""
+        ids = self._answer(answer)[: self.room - 1]
+        prompt = prompt[-(self.room - len(ids)) :]
         return Encoded([*prompt, *ids], [-100] * len(prompt) + ids)
 
     # What is asked

@@ -45,6 +45,31 @@ def python_documentation(installed_packages: bool = False) -> list[str]:
     return [text for text in dict.fromkeys(texts) if len(text) >= _LEAST]
 
 
+def docstring_rows(most: int = 3000) -> list[dict[str, str]]:
+    """Docstrings of the standard library whose first line says what the rest explains.
+
+    Each is ``{"document": the name with its arguments and the rest, "summary": the first line}``, evenly taken from
+    all that there are; the order is the same on every machine with the same Python.
+    """
+    rows = {}
+    for section in _standard_sections(Path(sysconfig.get_paths()["stdlib"])):
+        heading, _, prose = section.partition("\n\n")
+        summary, _, rest = prose.partition("\n\n")
+        summary = " ".join(summary.split())
+        if 20 <= len(summary) <= 160 and len(rest) >= 80 and summary.endswith(".") and not _RULE.search(rest):
+            rows.setdefault(summary, {"document": f"{heading}\n{rest}", "summary": summary})
+    found = list(rows.values())
+    return found[:: max(1, -(-len(found) // most))]
+
+
+def _standard_sections(library: Path) -> Iterator[str]:
+    for path in _sources(library):
+        try:
+            yield from _members(_parse(path), "")
+        except (SyntaxError, ValueError, RecursionError, OSError):
+            continue
+
+
 def _topics(path: Path) -> Iterator[str]:
     if not path.exists():  # some distributions split it off
         return

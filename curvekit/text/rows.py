@@ -67,6 +67,9 @@ def load_rows(
     files, source = _files(task, where, data_dir)
     if files:
         parts = {split: read_rows(task, path) for split, path in files.items()}
+    elif task.here is not None:
+        made = (task.example(row, f"row {number:,}") for number, row in enumerate(task.here(), start=1))
+        parts, source = {"all": list(made)}, "this machine"
     else:
         parts, source = _from_hub(task), f"the hub's {task.hub.repository}" if task.hub else ""
     if "all" in parts:
@@ -144,6 +147,8 @@ def _files(task: Task, where: str | Path | None, data_dir: str | Path | None) ->
         for folder in (root / task.name, root / "tasks" / task.name, root):
             if any((folder / f"{name}.jsonl").is_file() for name in _NAMES["test"]):
                 return _splits_in(folder), str(folder)
+    if own is not None and task.here is not None:
+        raise CurvekitError(f"{task.name} is made on this machine; leave data_dir={str(own)!r} out")
     if own is not None:
         raise CurvekitError(
             f"{own} does not hold {task.name}: expected train.jsonl and test.jsonl there or in {own / task.name}; "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvekit.errors import CurvekitError, pick
+from curvekit.text.pydocs import docstring_rows
 
 KINDS = {  # how answers are judged, see curvekit.evaluation.answers
     "answer": "exact match and F1 of words after SQuAD's normalisation",
@@ -83,8 +84,8 @@ class Task:
         group: the field whose equal values stay in one split.
         new_tokens: an answer's tokens at most.
         stop: what ends an answer besides the end-of-text token.
-        figure: the one of its metrics that tables lead with.
         hub: where its rows are online, if they are.
+        here: what makes its rows on any machine, if anything does.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Task:
     new_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)
     hub: Hub | None = None
+    here: Callable[[], list[dict[str, Any]]] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -161,7 +163,7 @@ def _dialogue(row: Mapping[str, Any], source: str) -> Example:
     if not isinstance(row.get("turns"), list) or not row["turns"]:
         raise CurvekitError(
             f"{source} has no key 'turns' with a list (it has {', '.join(map(repr, row)) or 'none'}); "
-            "give a list of objects with role and text"
+            "give a list of objects with role and text, or a template of the keys there are"
         )
     turns: list[Turn] = []
     for number, each in enumerate(row["turns"], start=1):
@@ -222,6 +224,15 @@ def _tldr(row: Mapping[str, Any]) -> dict[str, Any]:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
+        Task(
+            "docstrings",
+            "the first line of a docstring, from the rest of it, of this Python's own library: needs no network",
+            "summary",
+            "{document}\n\nSay in one sentence what this does.\nSummary: {summary}",
+            cut="document",
+            new_tokens=40,
+            here=docstring_rows,
+        ),
         Task(
             "squad_qa",
             "questions on paragraphs of Wikipedia, whose answers stand in them (SQuAD)",
