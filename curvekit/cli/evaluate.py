@@ -10,8 +10,8 @@ from pathlib import Path
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, command, path, positive
 from curvekit.cli.printing import print_metrics, say
+from curvekit.errors import pick
 from curvekit.training.runs import load_run
-from curvekit.training.settings import SPLITS
 
 
 def add(commands: Commands) -> None:
@@ -30,7 +30,15 @@ def add(commands: Commands) -> None:
         "--data-dir", type=path, metavar="FOLDER", help="folder with the corpus's files, instead of the hub"
     )
     each.add_argument(
-        "--split", default="test", help="train, validation or test (default: %(default)s)", choices=("train", *SPLITS)
+        "--split",
+        default="test",
+        help="train, validation or test, or a further test of the folder, such as test_modern (default: %(default)s)",
+    )
+    each.add_argument(
+        "--code",
+        type=positive,
+        metavar="N",
+        help="the texts are Python: also complete N beginnings, parse what was written, and score the identifiers",
     )
     each.add_argument("--documents", type=positive, metavar="N", help="only the first N documents")
     each.add_argument(
@@ -52,10 +60,17 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from datasets import DatasetDict
+
     from curvekit.evaluation.metrics import score_documents
-    from curvekit.text.corpora import corpus_revision, load_corpus
+    from curvekit.text.corpora import corpus_revision, further_splits, load_corpus
+    from curvekit.text.documents import read_files
 
     corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
+    if arguments.split not in corpus:
+        further = further_splits(arguments.corpus, arguments.data_dir)
+        split = pick(arguments.split, (*corpus, *further), "split")
+        corpus = DatasetDict({split: read_files([further[split]], announce=say)})
     model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]
     context, stride = arguments.context, None
@@ -77,9 +92,17 @@ def run(arguments: argparse.Namespace) -> None:
         },
         progress=sys.stderr.isatty(),
     )
+    code = {}
+    if arguments.code:
+        from curvekit.evaluation.code import code_metrics
+
+        code = code_metrics(model, tokenizer, texts, context=context, count=arguments.code)
     if arguments.json:
-        print(json.dumps(score.to_dict(), ensure_ascii=False))
+        print(json.dumps(score.to_dict() | ({"code": code} if code else {}), ensure_ascii=False))
         return
     print_metrics(score.to_dict())
     print(f"{'tokens':<18}{int(score.tokens.sum()):,} in {len(texts):,} documents")
+    for name, value in code.items():
+        shown = "n/a" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        print(f"{'code: ' + name.replace('_', ' '):<27}{shown}")
     print(f"{'signature':<18}{score.signature_string()}")
