@@ -56,6 +56,12 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="windows scored together; changes no figure (default: what suits the machine)",
     )
+    each.add_argument(
+        "--languages",
+        type=path,
+        metavar="FOLDER",
+        help="instead of a corpus: bits a byte on the test text of every language that FOLDER has a folder of (fr, de, ...)",
+    )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
 
 
@@ -66,6 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.text.corpora import corpus_revision, further_splits, load_corpus
     from curvekit.text.documents import read_files
 
+    if arguments.languages:
+        _by_language(arguments)
+        return
     corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
     if arguments.split not in corpus:
         further = further_splits(arguments.corpus, arguments.data_dir)
@@ -106,3 +115,19 @@ def run(arguments: argparse.Namespace) -> None:
         shown = "n/a" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         print(f"{'code: ' + name.replace('_', ' '):<27}{shown}")
     print(f"{'signature':<18}{score.signature_string()}")
+
+
+def _by_language(arguments: argparse.Namespace) -> None:
+    from curvekit.evaluation.languages import score_languages
+
+    model, tokenizer = open_model(arguments.model)
+    sizes = {"documents": arguments.documents, "context": arguments.context, "stride": arguments.stride}
+    found = score_languages(model, tokenizer, arguments.languages, announce=say, **sizes)
+    if arguments.json:
+        print(json.dumps({language: score.to_dict() for language, score in found.items()}, ensure_ascii=False))
+        return
+    for language, score in found.items():
+        tokens = int(score.tokens.sum())
+        print(
+            f"{language:<18}{score.bits_per_byte:.4f} bits a byte, {tokens / max(1, score.words.sum()):.2f} tokens a word"
+        )

@@ -37,6 +37,7 @@ _HOMES = {
     "zipf": "corpora",
     "shares_of_scripts": "corpora",
     "price_of_a_vocabulary": "corpora",
+    "price_of_languages": "corpora",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",

@@ -102,6 +102,10 @@ class RunConfig:
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting("pydocs", "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub", result=False)
+    mix: str | None = _setting(
+        None, "further corpora in the training text: CORPUS=SHARE,..., or CORPUS,... by size and mix_temperature"
+    )
+    mix_temperature: float = _setting(1.0, "1: a mixed corpus counts by its size; higher: more alike", least=0.1)
     tokenizer: str = _setting(
         "base",
         "base: the base's own; the others are learned from the corpus, which needs scratch",
@@ -297,11 +301,17 @@ class RunConfig:
         from curvekit.bases.hub import pick_base
         from curvekit.recipes import RECIPES, check_freeze
         from curvekit.text.corpora import CORPORA, existing_path
+        from curvekit.text.mixing import parse_mix
 
         pick(self.recipe, RECIPES, "recipe")
         pick_base(self.base)
         if self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)
+        for each in parse_mix(self.mix) if self.mix is not None else ():
+            if each.corpus not in CORPORA:
+                existing_path(each.corpus)
+        if self.mix is None and self.mix_temperature != 1:
+            raise CurvekitError(f"mix_temperature is {self.mix_temperature} and nothing is mixed; give mix too")
         check_freeze(self.freeze)
         if own := _OWN & self.model.keys():
             raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")

@@ -43,7 +43,8 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.corpora import corpus_revision, load_corpus
+from curvekit.text.corpora import corpus_revision
+from curvekit.text.mixing import load_mixed
 from curvekit.text.packing import PaddedExamples, pack, pad, stream_of
 from curvekit.text.tokenization import DropoutTokenizer, run_tokenizer, start_token
 from curvekit.training.checkpoints import (
@@ -106,7 +107,7 @@ def train(
         if not run.trained:
             check_run(config)
         told: list[str] = []  # while nobody watches yet
-        corpus = load_corpus(config.corpus, config.data_dir, announce=told.append)
+        corpus = load_mixed(config.corpus, config.data_dir, config.mix, config.mix_temperature, told.append)
         if not run.trained:
             check_texts(config, corpus)
         revision = _same_corpus(folder, corpus)
