@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
         "--languages",
         type=path,
         metavar="FOLDER",
-        help="instead of a corpus: bits a byte on the test text of every language that FOLDER has a folder of (fr, de, ...)",
+        help="instead of a corpus: bits a byte on the test texts of the languages that FOLDER has folders of (fr, de)",
     )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
 
@@ -127,7 +127,5 @@ def _by_language(arguments: argparse.Namespace) -> None:
         print(json.dumps({language: score.to_dict() for language, score in found.items()}, ensure_ascii=False))
         return
     for language, score in found.items():
-        tokens = int(score.tokens.sum())
-        print(
-            f"{language:<18}{score.bits_per_byte:.4f} bits a byte, {tokens / max(1, score.words.sum()):.2f} tokens a word"
-        )
+        a_word = score.tokens.sum() / max(1, score.words.sum())
+        print(f"{language:<18}{score.bits_per_byte:.4f} bits a byte, {a_word:.2f} tokens a word")

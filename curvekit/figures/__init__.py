@@ -38,6 +38,7 @@ _HOMES = {
     "shares_of_scripts": "corpora",
     "price_of_a_vocabulary": "corpora",
     "price_of_languages": "corpora",
+    "calibration": "frequency",
     "win_rates": "ratings",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",

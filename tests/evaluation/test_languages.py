@@ -1,4 +1,4 @@
-"""Languages: a score for each, the price a vocabulary asks, scripts that are what they are called, shown from their side."""
+"""Languages: a score for each, the price a vocabulary asks, scripts that are what they are called, both directions."""
 
 import pytest
 
