@@ -15,9 +15,8 @@ from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, add_plugin, command, path, positive
 from curvekit.cli.printing import print_metrics, say
 from curvekit.cli.tasks import add_task, evaluate_on_task, evaluate_with_harness, task_of
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, pick
 from curvekit.training.runs import load_run
-from curvekit.training.settings import SPLITS
 
 
 def add(commands: Commands) -> None:
@@ -45,7 +44,15 @@ def add(commands: Commands) -> None:
     )
     each.add_argument("--codes", metavar="SOURCE", help="the control code before each document, as a run was trained")
     each.add_argument(
-        "--split", default="test", help="train, validation or test (default: %(default)s)", choices=("train", *SPLITS)
+        "--split",
+        default="test",
+        help="train, validation or test, or a further test of the folder, such as test_modern (default: %(default)s)",
+    )
+    each.add_argument(
+        "--code",
+        type=positive,
+        metavar="N",
+        help="the texts are Python: also complete N beginnings, parse what was written, and score the identifiers",
     )
     each.add_argument("--documents", type=positive, metavar="N", help="only the first N documents")
     each.add_argument(
@@ -67,15 +74,24 @@ def add(commands: Commands) -> None:
         "--source-key", metavar="KEY", help="of rows: what is given; with --target-key (default: the run's)"
     )
     each.add_argument("--target-key", metavar="KEY", help="of rows: what is scored, given that (default: the run's)")
+    each.add_argument(
+        "--languages",
+        type=path,
+        metavar="FOLDER",
+        help="instead of a corpus: bits a byte on the test texts of the languages that FOLDER has folders of (fr, de)",
+    )
     each.add_argument("--json", action="store_true", help="print the score of every document as JSON")
     add_task(each)
     add_plugin(each)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from datasets import DatasetDict
+
     from curvekit.evaluation.metrics import score_documents
     from curvekit.evaluation.targets import COMPARES, score_targets
-    from curvekit.text.corpora import corpus_revision, load_corpus
+    from curvekit.text.corpora import corpus_revision, further_splits, load_corpus
+    from curvekit.text.documents import read_files
     from curvekit.text.pairs import load_pairs, pairs_of
 
     if arguments.lm_eval and (arguments.task is not None or len(arguments.model) > 1):
@@ -92,6 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
     if len(arguments.model) > 1:
         raise CurvekitError(f"{len(arguments.model)} models are compared on a task; give --task, or one model")
     (arguments.model,), arguments.corpus = arguments.model, arguments.corpus or "pydocs"
+    if arguments.languages:
+        return _by_language(arguments)
     scored = None
     if (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
         scored = load_run(arguments.model).config
@@ -104,6 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
         corpus = load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
     else:
         corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
+        if arguments.split not in corpus:
+            further = further_splits(arguments.corpus, arguments.data_dir)
+            split = pick(arguments.split, (*corpus, *further), "split")
+            corpus = DatasetDict({split: read_files([further[split]], announce=say)})
     model, tokenizer = open_model(arguments.model, seq2seq=True)
     of_targets = keys[0] is not None or model.config.is_encoder_decoder
     context, stride = arguments.context, None
@@ -120,6 +142,8 @@ def run(arguments: argparse.Namespace) -> None:
         },
         "progress": sys.stderr.isatty(),
     }
+    if of_targets and arguments.code:
+        raise CurvekitError("code is judged where a model continues text, and a T5 writes targets; leave --code out")
     if of_targets and arguments.stride:
         raise CurvekitError("a target is scored whole, given its source, without windows; leave --stride out")
     if of_targets:
@@ -129,12 +153,34 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         texts = corpus[arguments.split]["text"][: arguments.documents]
         score = score_documents(model, tokenizer, texts, stride=arguments.stride or stride, **common)
+    code = {}
+    if arguments.code:
+        from curvekit.evaluation.code import code_metrics
+
+        code = code_metrics(model, tokenizer, texts, context=context, count=arguments.code)
     if arguments.json:
-        print(json.dumps(score.to_dict(), ensure_ascii=False))
+        print(json.dumps(score.to_dict() | ({"code": code} if code else {}), ensure_ascii=False))
         return
     print_metrics(score.to_dict())
     what = "targets given their sources" if of_targets else "documents"
     print(f"{'tokens':<18}{int(score.tokens.sum()):,} in {len(score.tokens):,} {what}")
+    for name, value in code.items():
+        shown = "n/a" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        print(f"{'code: ' + name.replace('_', ' '):<27}{shown}")
     print(f"{'signature':<18}{score.signature_string()}")
     if of_targets:
         print(f"{'compares':<18}{COMPARES}")
+
+
+def _by_language(arguments: argparse.Namespace) -> None:
+    from curvekit.evaluation.languages import score_languages
+
+    model, tokenizer = open_model(arguments.model)
+    sizes = {"documents": arguments.documents, "context": arguments.context, "stride": arguments.stride}
+    found = score_languages(model, tokenizer, arguments.languages, announce=say, **sizes)
+    if arguments.json:
+        print(json.dumps({language: score.to_dict() for language, score in found.items()}, ensure_ascii=False))
+        return
+    for language, score in found.items():
+        a_word = score.tokens.sum() / max(1, score.words.sum())
+        print(f"{language:<18}{score.bits_per_byte:.4f} bits a byte, {a_word:.2f} tokens a word")

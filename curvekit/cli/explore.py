@@ -35,6 +35,12 @@ def add(commands: Commands) -> None:
         help="bases whose tokenisers are measured; characters and bpe are learned from the corpus (default: mini)",
     )
     each.add_argument("--vocabulary", type=int, default=8192, metavar="N", help="entries of a learned bpe")
+    each.add_argument(
+        "--aligned",
+        action="store_true",
+        help="CORPUS is a folder of translations, line by line (text.de.txt, text.en.txt, ...): "
+        "what each tokeniser asks of each language",
+    )
     each.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples (default: 0)")
     each.add_argument(
         "--out", type=path, metavar="FOLDER", help="also write exploration.json and the figures as SVG and PNG"
@@ -45,6 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.text.exploration import explore, tokenizers_by_name
 
     named = listed(arguments.tokenizers)
+    if arguments.aligned:
+        _aligned(arguments, named)
+        return
     if arguments.out:
         _require_place(arguments.out)
     found = explore(
@@ -106,3 +115,33 @@ def _lines(found: Exploration) -> list[str]:
     for title, text in found.examples.items():
         lines += ["", f"{title}:", *(f"    {line}" for line in text.splitlines())]
     return lines
+
+
+def _aligned(arguments: argparse.Namespace, named: list[str]) -> None:
+    from curvekit.evaluation.languages import aligned_files, prices
+    from curvekit.evaluation.results import markdown_table
+    from curvekit.text.exploration import tokenizers_by_name
+
+    texts = aligned_files(arguments.corpus)
+    lines = [line for text in texts.values() for line in text.splitlines()]  # what is learned, is from all of them
+    made = {name: make(lines) for name, make in tokenizers_by_name(named, arguments.vocabulary).items()}
+    found = prices(texts, made)
+    print(
+        markdown_table(
+            [
+                {"language": language}
+                | {
+                    name: f"{each[language]['premium']:.2f} ({each[language]['per_word']:.2f} a word)"
+                    for name, each in found.items()
+                }
+                for language in texts
+            ]
+        )
+    )
+    if arguments.out:
+        from curvekit import figures
+        from curvekit.figures.corpora import price_of_languages
+
+        write_json(arguments.out / "prices.json", found)
+        figures.save(price_of_languages(found), "prices", arguments.out)
+        say(f"written: {arguments.out}")

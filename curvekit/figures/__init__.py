@@ -39,6 +39,8 @@ _HOMES = {
     "price_of_a_vocabulary": "corpora",
     "quality_and_cost": "zoo",
     "success_against_perplexity": "steering",
+    "price_of_languages": "corpora",
+    "calibration": "frequency",
     "win_rates": "ratings",
     "preference_changes": "preferences",
     "preference_histories": "preferences",

@@ -173,6 +173,17 @@ def price_of_a_vocabulary(
     return figure
 
 
+def price_of_languages(prices: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """What :func:`curvekit.evaluation.languages.prices` found, the cheapest language first."""
+    first = next(iter(prices.values()))
+    order = sorted(first, key=lambda language: sum(each[language]["premium"] for each in prices.values()))
+    return price_of_a_vocabulary(
+        {name: {language: each[language]["premium"] for language in order} for name, each in prices.items()},
+        "What a vocabulary asks of a language",
+        "Tokens for the same text, as a multiple of what the same tokeniser needs for English.",
+    )
+
+
 def pictures(found: Any) -> dict[str, Figure]:
     """The figures of an :class:`curvekit.text.exploration.Exploration`, by their files' names."""
     counts, exponent, once = found.zipf()

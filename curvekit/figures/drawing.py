@@ -85,6 +85,13 @@ COLOURS = {
     "inverse": "#8f2a6b",
     "plus": "#a8842f",
     "plus-inverse": "#cf6f9c",
+    # losses
+    "cross_entropy": "#26292d",
+    "label_smoothing": "#3fb0c2",
+    "focal": "#e0701a",
+    "inverse_frequency": "#8f2a6b",
+    "unlikelihood": "#4f8a3c",
+    "z-loss": "#8c8478",
     # ways to train a base
     "fine-tuned": "#26292d",
     "head only": "#0072b2",

@@ -152,7 +152,8 @@ def _coloured_html(tokens: Sequence[str], titles: Sequence[str], shades: Any, pr
         ink = PAPER if luminance(shade) < 0.4 else INK
         style = f"background:{to_hex(shade)};color:{ink};border-radius:3px"
         spans.append(f'<span title="{html.escape(title)}" style="{style}">{html.escape(token)}</span>')
-    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">{"".join(spans)}</div>'
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
+    return f'<div dir="auto" style="{style}">{"".join(spans)}</div>'
 
 
 SURPRISE = 9.0  # nats at which a token's colour is full: one chance in 8,000

@@ -74,7 +74,8 @@ def _side(text: str, right: bool) -> str:
 
 
 def _cell(tag: str, text: str, style: str) -> str:
-    return f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
+    direction = ' dir="auto"' if "pre-wrap" in style else ""  # running text, of any script
+    return f'<{tag}{direction} style="{style}">{html.escape(text)}</{tag}>'
 
 
 def _first(text: str) -> str:

@@ -45,6 +45,7 @@ from curvekit.text import documents, duplicates, pycode, pydocs
 from curvekit.text.coded import checked_source, read_coded
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
+from curvekit.text.scripts import require_script
 from curvekit.text.stories import FORM
 from curvekit.text.tables import TABLES
 
@@ -137,6 +138,8 @@ def load_corpus(
     else:
         path = existing_path(name, data_dir)
         corpus, source = _load_path(path, document, announce), str(path.resolve())
+        for split in SPLITS:
+            require_script(path.resolve(), corpus[split]["text"])
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name}: {sizes} documents, from {source}")
     return corpus

@@ -2,7 +2,7 @@
 
 A document is a module without its licence. Generated and vendored files are left out, and so are tests, repeats, what
 does not parse, and what is all data. Which package a module belongs to is said beside it, so that whole packages can
-be held out: modules of one package are written by the same hands, and a model that has read half of them knows the rest.
+be held out: modules of one package come from the same hands, and a model that has read half of them knows the rest.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def distribution_of(top: str) -> str:
 
 
 def split_packages(modules: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The modules of each split: whole packages by the hash of their names, 6 % of them for validation and the test each.
+    """The modules of each split: whole packages by the hash of their names, 6 % for validation and the test each.
 
     A held-out split has one package at least.
     """

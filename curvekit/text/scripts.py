@@ -6,10 +6,14 @@ Chinese characters under the names of ISO 15924. Digits, punctuation and spaces 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
+
+from curvekit.errors import CurvekitError
 
 _NAMES = {"CJK": "Han", "KATAKANA-HIRAGANA": "Katakana", "HALFWIDTH": "Katakana", "FULLWIDTH": "Latin"}
 UNKNOWN = {
@@ -94,6 +98,34 @@ def what_is_wrong(character: str) -> str | None:
     if character in "\n\t":
         return None
     return UNKNOWN.get(unicodedata.category(character))
+
+
+def language_of(path: Path) -> str | None:
+    """The language that a folder or a file is named after: ``texts/ru``, ``ru.txt``, ``xquad.ru.txt``; None if none."""
+    name = path.name if path.is_dir() else re.split(r"[._-]", path.stem)[-1]
+    return name if name in LANGUAGES else None
+
+
+def require_script(path: Path, texts: Iterable[str]) -> None:
+    """Refuse texts that are not in the script of the language that their folder or file is named after.
+
+    Raises:
+        CurvekitError: of the first 20,000 letters, fewer than half are.
+    """
+    if (language := language_of(path)) is None:
+        return
+    seen: Counter[str] = Counter()
+    for text in texts:
+        seen += scripts(text[:20_000])
+        if seen.total() >= 20_000:
+            break
+    own = sum(seen[script] for script in LANGUAGES[language])
+    if seen.total() >= 100 and own < seen.total() / 2:
+        script, most = seen.most_common(1)[0]
+        raise CurvekitError(
+            f"{path} is named after a language ({language}) that is written in {' or '.join(LANGUAGES[language])}, and "
+            f"{most / seen.total():.0%} of its letters are {script}; mend the file, or rename it"
+        )
 
 
 def writes_from_right(text: str) -> bool:

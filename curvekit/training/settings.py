@@ -129,6 +129,10 @@ class RunConfig:
         "chat: a task's turns by the base's chat template; plain: without; auto: by the template if there is one",
         choices=("auto", "plain", "chat"),
     )
+    mix: str | None = _setting(
+        None, "further corpora in the training text: CORPUS=SHARE,..., or CORPUS,... by size and mix_temperature"
+    )
+    mix_temperature: float = _setting(1.0, "1: a mixed corpus counts by its size; higher: more alike", least=0.1)
     tokenizer: str = _setting(
         "base",
         "base: the base's own; the others are learned from the corpus, which needs scratch",
@@ -349,6 +353,7 @@ class RunConfig:
         from curvekit.recipes import RECIPES, check_freeze
         from curvekit.text.coded import checked_source
         from curvekit.text.corpora import CORPORA, existing_path
+        from curvekit.text.mixing import parse_mix
 
         if self.recipe not in RECIPES:
             try:
@@ -368,6 +373,13 @@ class RunConfig:
             existing_path(self.corpus, self.data_dir)
         if self.codes is not None:
             checked_source(self.codes)
+        if self.mix is not None and (self.codes or self.task or self.source_key):
+            raise CurvekitError("mix is of plain text; leave codes, task and the keys of rows out beside it")
+        for each in parse_mix(self.mix) if self.mix is not None else ():
+            if each.corpus not in CORPORA:
+                existing_path(each.corpus)
+        if self.mix is None and self.mix_temperature != 1:
+            raise CurvekitError(f"mix_temperature is {self.mix_temperature} and nothing is mixed; give mix too")
         check_freeze(self.freeze)
         if own := _OWN & self.model.keys():
             raise CurvekitError(f"model holds {min(own)!r}, which is a setting of its own; give it as {min(own)}")

@@ -16,6 +16,7 @@ from curvekit.files import write_json
 from curvekit.generation.streams import generate
 from curvekit.text.coded import codes_of, dropped
 from curvekit.text.documents import as_dataset
+from curvekit.text.mixing import load_mixed
 from curvekit.text.packing import pack, pad, stream_of
 from curvekit.text.shards import PreparedCorpus, open_corpus
 from curvekit.text.tokenization import DropoutTokenizer
@@ -37,7 +38,10 @@ class Texts(Material):
     """The documents of a corpus."""
 
     def __init__(self, config: RunConfig, announce: Tell) -> None:
-        corpus = open_corpus(config.corpus, config.data_dir, codes=config.codes, announce=announce)
+        if config.mix is not None:
+            corpus = load_mixed(config.corpus, config.data_dir, config.mix, config.mix_temperature, announce)
+        else:
+            corpus = open_corpus(config.corpus, config.data_dir, codes=config.codes, announce=announce)
         super().__init__(config, corpus)
         self.counts_padding = config.examples == "packed"
 

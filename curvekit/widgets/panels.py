@@ -181,7 +181,7 @@ class Sample:
         shown = self.prompt if len(self.prompt) <= 600 else "… " + self.prompt[-600:]
         pieces = [piece for piece in self.pieces if piece.text]
         if self.blind:
-            text = f'<div style="{_PLAIN}"><span style="opacity:0.6">{html.escape(shown)}</span>'
+            text = f'<div dir="auto" style="{_PLAIN}"><span style="opacity:0.6">{html.escape(shown)}</span>'
             text += f"{html.escape(self.text)}</div>"
         else:
             text = token_probabilities_html(

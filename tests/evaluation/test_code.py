@@ -16,7 +16,8 @@ MODULE = "import os\n\n\ndef area(width, height):\n    return width * height\n\n
     ("text", "wanted"),
     [
         ("x = 1\n", "parses"), ("def f(x):\n", "unfinished"), ("f(1,\n", "unfinished"), ('"""doc\n', "unfinished"),
-        ("x = = 1\n", "wrong"), ("def f(:\n", "wrong"), ("if x:\ny\n", "wrong"), ("x\0", "wrong"), ("(" * 5000, "wrong"),
+        ("x = = 1\n", "wrong"), ("def f(:\n", "wrong"), ("if x:\ny\n", "wrong"), ("x\0", "wrong"),
+        ("(" * 5000, "wrong"),
     ],
 )  # fmt: skip
 def test_a_text_parses_or_lacks_its_end_or_is_wrong(text, wanted):

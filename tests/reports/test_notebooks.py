@@ -32,6 +32,7 @@ FIGURES = {
     "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
     "own-curves", "own-intervals",
     "steering",
+    "document-lengths", "zipf", "scripts", "tokens", "forgetting",
 }  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def read(path):
 
 
 def test_the_four_notebooks_of_the_story_are_there():
-    assert names(PATHS)[:4] == ["01_softemax", "02_curve_embeddings", "03_fine_tuning", "04_metric_analysis"]
+    story = ["00_data", "01_softemax", "02_curve_embeddings", "03_fine_tuning", "04_metric_analysis"]
+    assert names(PATHS)[:5] == story
 
 
 @pytest.mark.parametrize("path", PATHS, ids=names(PATHS))
@@ -105,7 +107,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "13_search"):
+    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "13_search", "13_domains"):
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -121,6 +123,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
+    small |= {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said
@@ -223,7 +226,7 @@ def test_a_second_report_trains_nothing_again(small_report, tiny_base, tiny_corp
     config = load_run(page.parent / "runs" / "curve-seed0").config
     before = {p: p.stat().st_mtime_ns for p in (page.parent / "runs").rglob("metrics.json")}
     again = []
-    report(config, page.parent, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS[3:4], progress=again.append)
+    report(config, page.parent, recipes=RECIPES, seeds=[0, 1], notebooks=[NOTEBOOKS / "04_metric_analysis.ipynb"], progress=again.append)
     assert {p: p.stat().st_mtime_ns for p in (page.parent / "runs").rglob("metrics.json")} == before
     assert sum("finished before" in line for line in again) == 10
     assert Path(page).exists()

@@ -52,7 +52,8 @@ def test_what_is_generated_vendored_tested_broken_data_or_repeated_is_left_out(i
 
 
 def test_a_licence_goes_and_the_rest_of_the_module_stays():
-    text = '#!/usr/bin/env python\n# Copyright 2020 Someone\n# All rights reserved.\n\n"""What it does.\n\nLicensed under X.\n"""\nx = 1\n# a remark\n'
+    head = "#!/usr/bin/env python\n# Copyright 2020 Someone\n# All rights reserved.\n\n"
+    text = f'{head}"""What it does.\n\nLicensed under X.\n"""\nx = 1\n# a remark\n'
     kept = without_licence(text)
     assert "Copyright" not in kept and "Licensed" not in kept
     assert "What it does." in kept and "x = 1\n# a remark" in kept and kept.startswith("#!/usr")
@@ -82,6 +83,4 @@ def test_comments_and_spaces_hide_no_copy(tmp_path):
 def test_it_is_a_corpus_by_name_and_imports_nothing(installation):
     assert "pycode" in CORPORA and "pycode-all" in CORPORA
     source = Path(pycode.__file__).read_text()
-    assert not {"importlib.import_module", "exec(", "eval(", "__import__"} & {
-        w for w in ("exec(", "eval(", "__import__") if w in source
-    }
+    assert not [name for name in ("import_module", "exec(", "eval(", "__import__", "runpy") if name in source]
