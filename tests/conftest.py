@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from sentences import SENTENCES
 
 if "CI" not in os.environ:  # there, hypothesis has a profile of its own
     hypothesis.settings.register_profile("here", deadline=None)  # a machine may be busy
@@ -35,14 +36,6 @@ os.environ |= {
 os.environ.pop("CURVEKIT_DATA", None)
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SENTENCES = (
-    "The curve runs through the points of a word and of the words before it.",
-    "A bank is a place for money, and a bank is also the side of a river.",
-    "Every weight lies between zero and one, and the sum of a row stays below one.",
-    "She read the letter twice before she put it back into the drawer.",
-    "The river was low in summer, and the boats lay on the sand.",
-)
 
 
 @pytest.fixture(autouse=True)

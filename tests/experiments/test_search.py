@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SENTENCES
+from sentences import SENTENCES
 
 from curvekit.cli import main
 from curvekit.errors import CurvekitError

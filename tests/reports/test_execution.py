@@ -16,9 +16,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from curvekit.errors import CurvekitError
 from curvekit.experiments.comparison import Comparison
 from curvekit.files import append_jsonl, write_json
+from curvekit.reports.execution import _command, execute, plan_parameters, report
 from curvekit.reports.markup import conclusion, headline, marked, table, texts
 from curvekit.reports.pages import Chapter, changed, duration, formula, index_page, markdown, notebook_page
-from curvekit.reports.execution import _command, execute, plan_parameters, report
 from curvekit.training.settings import RunConfig
 
 EVIL = "<script>alert('x')</script>"
@@ -340,8 +340,8 @@ def test_names_from_users_are_escaped_on_the_index(tmp_path):
 
 
 def test_every_recipe_is_described_and_has_its_colour_and_its_parts():
-    from curvekit.figures.drawing import COLOURS
     from curvekit.figures import INGREDIENTS
+    from curvekit.figures.drawing import COLOURS
     from curvekit.recipes import RECIPES
     from curvekit.reports.pages import WHAT
 

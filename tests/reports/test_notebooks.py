@@ -13,12 +13,12 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import SENTENCES
+from sentences import SENTENCES
 
-from curvekit.reports.markup import headline
 from curvekit.reports.execution import NOTEBOOKS, report
-from curvekit.training.settings import RunConfig
+from curvekit.reports.markup import headline
 from curvekit.training.runs import load_run
+from curvekit.training.settings import RunConfig
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SEARCH = NOTEBOOKS / "13_search.ipynb"  # executed apart: it needs documents of which none repeats another
