@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, add_plugin, command, path, positive
@@ -17,6 +17,11 @@ from curvekit.cli.printing import print_metrics, say
 from curvekit.cli.tasks import add_task, evaluate_on_task, evaluate_with_harness, task_of
 from curvekit.errors import CurvekitError, pick
 from curvekit.training.runs import load_run
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from curvekit.training.settings import RunConfig
 
 
 def add(commands: Commands) -> None:
@@ -86,14 +91,6 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from datasets import DatasetDict
-
-    from curvekit.evaluation.metrics import score_documents
-    from curvekit.evaluation.targets import COMPARES, score_targets
-    from curvekit.text.corpora import corpus_revision, further_splits, load_corpus
-    from curvekit.text.documents import read_files
-    from curvekit.text.pairs import load_pairs, pairs_of
-
     if arguments.lm_eval and (arguments.task is not None or len(arguments.model) > 1):
         raise CurvekitError("--lm-eval takes one model and tasks of its own; leave --task and other models out")
     if arguments.lm_eval:
@@ -108,29 +105,24 @@ def run(arguments: argparse.Namespace) -> None:
     if len(arguments.model) > 1:
         raise CurvekitError(f"{len(arguments.model)} models are compared on a task; give --task, or one model")
     (arguments.model,), arguments.corpus = arguments.model, arguments.corpus or "pydocs"
-    if arguments.languages:
-        return _by_language(arguments)
-    scored = None
-    if (Path(arguments.model) / "history.jsonl").exists():  # as the run was scored
-        scored = load_run(arguments.model).config
-    keys = arguments.source_key, arguments.target_key
-    if keys == (None, None) and scored is not None and scored.corpus == arguments.corpus:
-        keys = scored.source_key, scored.target_key
-    if None in keys and keys != (None, None):
-        raise CurvekitError(f"the keys of source and target are {keys[0]} and {keys[1]}; give both, or none")
-    if keys[0] and keys[1]:
-        corpus = load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
-    else:
-        corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
-        if arguments.split not in corpus:
-            further = further_splits(arguments.corpus, arguments.data_dir)
-            split = pick(arguments.split, (*corpus, *further), "split")
-            corpus = DatasetDict({split: read_files([further[split]], announce=say)})
+    return _by_language(arguments) if arguments.languages else _on_corpus(arguments)
+
+
+def _on_corpus(arguments: argparse.Namespace) -> None:
+    """Score the documents of a split, or its targets given their sources."""
+    from curvekit.evaluation.metrics import score_documents
+    from curvekit.evaluation.targets import COMPARES, score_targets
+    from curvekit.text.corpora import corpus_revision
+    from curvekit.text.pairs import pairs_of
+
+    trained = load_run(arguments.model).config if (Path(arguments.model) / "history.jsonl").exists() else None
+    keys = _keys(arguments, trained)
+    corpus = _corpus(arguments, keys)
     model, tokenizer = open_model(arguments.model, seq2seq=True)
-    of_targets = keys[0] is not None or model.config.is_encoder_decoder
-    context, stride = arguments.context, None
-    if context is None and scored is not None:
-        context, stride = scored.window, scored.stride
+    of_targets = keys is not None or model.config.is_encoder_decoder
+    context, stride = arguments.context, arguments.stride
+    if context is None and trained is not None:  # as the run was scored
+        context, stride = trained.window, stride or trained.stride
     common: dict[str, Any] = {
         "context": context,
         "batch_size": arguments.batch_size,
@@ -142,22 +134,21 @@ def run(arguments: argparse.Namespace) -> None:
         },
         "progress": sys.stderr.isatty(),
     }
-    if of_targets and arguments.code:
-        raise CurvekitError("code is judged where a model continues text, and a T5 writes targets; leave --code out")
-    if of_targets and arguments.stride:
-        raise CurvekitError("a target is scored whole, given its source, without windows; leave --stride out")
+    code: dict[str, Any] = {}
     if of_targets:
+        for flag in ("code", "stride"):
+            if getattr(arguments, flag):
+                raise CurvekitError(f"a T5 writes targets, each scored whole given its source; leave --{flag} out")
         room = context or model.config.max_context
         pairs = pairs_of(corpus[arguments.split], tokenizer, room, arguments.documents)
-        score = score_targets(model, tokenizer, *pairs, separator="\n" if keys[0] else "", **common)
+        score = score_targets(model, tokenizer, *pairs, separator="\n" if keys else "", **common)
     else:
         texts = corpus[arguments.split]["text"][: arguments.documents]
-        score = score_documents(model, tokenizer, texts, stride=arguments.stride or stride, **common)
-    code = {}
-    if arguments.code:
-        from curvekit.evaluation.code import code_metrics
+        score = score_documents(model, tokenizer, texts, stride=stride, **common)
+        if arguments.code:
+            from curvekit.evaluation.code import code_metrics
 
-        code = code_metrics(model, tokenizer, texts, context=context, count=arguments.code)
+            code = code_metrics(model, tokenizer, texts, context=context, count=arguments.code)
     if arguments.json:
         print(json.dumps(score.to_dict() | ({"code": code} if code else {}), ensure_ascii=False))
         return
@@ -170,6 +161,34 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{'signature':<18}{score.signature_string()}")
     if of_targets:
         print(f"{'compares':<18}{COMPARES}")
+
+
+def _keys(arguments: argparse.Namespace, trained: RunConfig | None) -> tuple[str, str] | None:
+    """The keys of source and target: those that are given, or those of the run on the same corpus."""
+    source, target = arguments.source_key, arguments.target_key
+    if source is None and target is None and trained is not None and trained.corpus == arguments.corpus:
+        source, target = trained.source_key, trained.target_key
+    if (source is None) != (target is None):
+        raise CurvekitError(f"the keys of source and target are {source} and {target}; give both, or none")
+    return (source, target) if source and target else None
+
+
+def _corpus(arguments: argparse.Namespace, keys: tuple[str, str] | None) -> DatasetDict:
+    """What is scored: rows by their keys, a corpus, or further test files beside it."""
+    from datasets import DatasetDict as Splits
+
+    from curvekit.text.corpora import further_splits, load_corpus
+    from curvekit.text.documents import read_files
+    from curvekit.text.pairs import load_pairs
+
+    if keys:
+        return load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
+    corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
+    if arguments.split in corpus:
+        return corpus
+    further = further_splits(arguments.corpus, arguments.data_dir)
+    split = pick(arguments.split, (*corpus, *further), "split")
+    return Splits({split: read_files([further[split]], announce=say)})
 
 
 def _by_language(arguments: argparse.Namespace) -> None:
