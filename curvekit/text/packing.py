@@ -348,7 +348,7 @@ def _pieces(text: str) -> Iterator[str]:
 def stream_of(path: str | Path, texts: Iterable[str], tokenizer: Any) -> np.ndarray:
     """The tokens of the stream at ``path`` as they were written; where none is, those of ``texts``."""
     if is_stream(Path(path)):
-        return _open(Path(path))[0]
+        return opened(Path(path))[0]
     return _stream(texts, tokenizer, 2, None, False, 0, "the corpus")[0]
 
 

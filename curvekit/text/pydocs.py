@@ -63,9 +63,9 @@ def docstring_rows(most: int = 3000) -> list[dict[str, str]]:
 
 
 def _standard_sections(library: Path) -> Iterator[str]:
-    for path in _sources(library):
+    for path in sources(library):
         try:
-            yield from _members(_parse(path), "")
+            yield from _members(parse(path), "")
         except (SyntaxError, ValueError, RecursionError, OSError):
             continue
 

@@ -18,6 +18,7 @@ from typing import Any
 from curvekit.bases import hub
 from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.files import read_json, write_json
+from curvekit.training.settings import RunConfig
 
 Row = dict[str, Any]
 DISPLAYS = ("auto", "bar", "lines", "none")
