@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
 from curvekit.bases.opening import open_model
 from curvekit.cli.flags import Commands, command
-from curvekit.cli.generate import add_sampling
-from curvekit.generation.sampling import Sampling
+from curvekit.cli.generate import add_sampling, sampling_of
 
 
 def add(commands: Commands) -> None:
@@ -36,9 +34,5 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.generation.chat import Chat
 
-    settings = {each.name: getattr(arguments, each.name) for each in fields(Sampling)}
-    if arguments.do_sample is False:
-        settings["temperature"] = 0.0
-    sampling = Sampling(**settings)
     model, tokenizer = open_model(arguments.model, arguments.recipe)
-    Chat(model, tokenizer, sampling, arguments.form, arguments.system).converse()
+    Chat(model, tokenizer, sampling_of(arguments), arguments.form, arguments.system).converse()

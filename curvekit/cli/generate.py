@@ -18,6 +18,7 @@ from curvekit.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from curvekit.generation.streams import Completion
+    from curvekit.steering.control import Control
 
 SHARE = 0.95  # of the probability that the command draws from, where the library draws from all
 
@@ -77,15 +78,19 @@ def add_sampling(each: argparse.ArgumentParser, tokens: int | None = None) -> No
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Each text goes to standard output, what else there is to say to standard error."""
+def sampling_of(arguments: argparse.Namespace, steered: Control | None = None) -> Sampling:
+    """The settings that the flags of :func:`add_sampling` name."""
     settings = {each.name: getattr(arguments, each.name) for each in FLAGS.values()}
-    settings["control"] = control(arguments)
     if arguments.do_sample is False:
         settings["temperature"] = 0.0
     elif arguments.do_sample and (settings["temperature"] == 0 or settings["num_beams"] > 1):
         raise CurvekitError("--do-sample draws tokens, and temperature 0 and beams do not; leave one of them out")
-    sampling = Sampling(**settings)
+    return Sampling(**settings, control=steered)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Each text goes to standard output, what else there is to say to standard error."""
+    sampling = sampling_of(arguments, control(arguments))
     if sys.stdout is None:
         raise CurvekitError("standard output is closed; leave it open or redirect it")
     if arguments.interactive and (arguments.prompt or arguments.file):
