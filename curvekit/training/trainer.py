@@ -160,6 +160,8 @@ def fit(
     warn_if_leaking(model)
     _conform(run.folder, model, tokenizer, progress)
     _scaffold(run.folder, "checkpoints")
+    blocks: Any
+    validation: Any
     if of_targets:
         blocks, validation = seq2seq.examples(config, corpus, tokenizer)
     else:
