@@ -53,8 +53,9 @@ def softemax_attention(
 
     Agrees with :func:`eager_softemax_attention` to rounding, at the cost of
     ``torch.nn.functional.scaled_dot_product_attention``, with memory linear in the sequence length. Inputs that no
-    fused kernel takes (a mask that needs a gradient, values of another width, other devices), and what is exported
-    (``torch.export``, ONNX), are computed by the formula.
+    fused kernel takes (values of another width, other devices), and what is exported (``torch.export``, ONNX), are
+    computed by the formula; so is the backward of a mask that learns, such as T5's position bias, whose gradient is as
+    large as the scores.
 
     Args:
         query: ``[batch, heads, queries, width]``.
@@ -86,7 +87,10 @@ def softemax_attention(
             query, key, value, mask, is_causal=is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
     exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # to where our operators are unknown
-    kernel = _kernel(query, key, value, mask, is_causal) if fused and not exporting else None
+    learned = mask is not None and mask.requires_grad and torch.is_grad_enabled()
+    alike = query.shape[1] == key.shape[1] and not torch.compiler.is_compiling()
+    usable = fused and not exporting and (alike or not learned)
+    kernel = _kernel(query, key, value, mask, is_causal) if usable else None
     if kernel is None:
         return eager_softemax_attention(
             query, key, value, mask=mask, is_causal=is_causal, scale=scale, variant=variant, log_sink=log_sink
@@ -107,6 +111,8 @@ def softemax_attention(
         return _share_with_sink(output, lse, sink, member.sums_keys, query)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
     sink = on_device(sink, precision, query.device).expand(query.shape[1])
+    if learned:
+        return _Biased.apply(query, key, value, sink, mask, scale, member.sums_keys)
     inputs = query, key, value, sink, mask, is_causal, scale, member.sums_keys
     return torch.ops.curvekit.softemax_flash(*inputs)[0] if compiling else _Flash.apply(*inputs)
 
@@ -171,7 +177,7 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_c
     """Name the fused kernel that takes these inputs, or None."""
     empty = 0 in (*query.shape, *key.shape)
     alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
-    if empty or not alike or (mask is not None and mask.requires_grad):
+    if empty or not alike:
         return None
     if query.device.type == "cpu":
         return "cpu"
@@ -319,6 +325,40 @@ class _Flash(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients):
         return _differentiate(ctx, *gradients)
+
+
+class _Biased(torch.autograd.Function):
+    """A mask b that learns: the kernel's forward, and a backward by the formula, which needs the scores once more.
+
+    With p = exp(s + b - L):  ds = p (dY V^T - a rowsum(dY Y)),  db = ds,  dQ = ds K,  dK = ds^T Q,  dV = p^T dY.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, sink, mask, scale, sums_keys):
+        made = _flash_forward(query, key, value, sink, mask, False, scale, sums_keys)
+        ctx.scale, ctx.sums_keys = scale, sums_keys
+        ctx.save_for_backward(query, key, value, sink, mask, *made)
+        return made[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        query, key, value, sink, mask, output, normaliser = ctx.saved_tensors
+        weights = (query @ key.mT).to(normaliser.dtype)  # [batch, heads, queries, keys], of all that follows in place
+        if ctx.scale != 1:
+            weights.mul_(ctx.scale)
+        weights.add_(mask).sub_(normaliser.unsqueeze(-1)).exp_()
+        d_value = weights.to(value.dtype).mT @ gradient
+        per_query = (gradient * output).sum(-1, keepdim=True, dtype=sink.dtype)
+        d_scores = (gradient @ value.mT).to(weights.dtype)
+        d_scores = (d_scores.sub_(per_query) if ctx.sums_keys else d_scores).mul_(weights)
+        d_mask = d_scores.sum_to_size(mask.shape).to(mask.dtype)
+        low = d_scores.to(query.dtype)
+        d_query, d_key = ctx.scale * (low @ key), ctx.scale * (low.mT @ query)
+        d_sink = None
+        if ctx.needs_input_grad[3]:
+            d_sink = -(torch.exp(sink.view(1, -1, 1) - normaliser) * per_query.squeeze(-1)).sum((0, 2))
+        return d_query, d_key, d_value, d_sink, d_mask, None, None
 
 
 def _laid_out(made: Tensor, like: Tensor) -> Tensor:

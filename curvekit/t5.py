@@ -30,7 +30,16 @@ from curvekit.configuration import CurveT5Config
 from curvekit.modeling import Architecture, CurveMixin, _Attending, to_be_replaced
 
 
-class CurveT5Stack(CurveMixin, T5Stack):
+class _StartsAsT5:
+    """Random weights as T5 has them, also those that a module gives its parts, such as attention its matrices."""
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of classes outside of transformers it leaves such modules out, and all matrices would start at std 1."""
+        return False
+
+
+class CurveT5Stack(_StartsAsT5, CurveMixin, T5Stack):
     """:class:`CurveMixin` over one of T5's stacks; that which writes is configured without a curve."""
 
     config_class = CurveT5Config
@@ -69,11 +78,11 @@ class CurveT5Stack(CurveMixin, T5Stack):
         )
 
 
-class CurveT5Mixin(_Attending):
+class CurveT5Mixin(_StartsAsT5, _Attending):
     """T5's two stacks as :class:`CurveT5Stack`, below a head or without one."""
 
-    encoder: CurveT5Stack
-    decoder: CurveT5Stack
+    encoder: Any  # of CurveT5Stack, both
+    decoder: Any
 
     def __init__(self, config: Any) -> None:
         with to_be_replaced(config):
@@ -88,7 +97,7 @@ class CurveT5Mixin(_Attending):
         self.post_init()
 
     @property
-    def curved(self) -> CurveT5Stack:
+    def curved(self) -> Any:
         """The stack that reads the source."""
         return self.encoder
 
@@ -128,7 +137,9 @@ class CurveT5ForConditionalGeneration(CurveT5Mixin, T5ForConditionalGeneration):
     config_class, base = CurveT5Config, CurveT5Model
 
     @functools.wraps(T5ForConditionalGeneration.forward)
-    def forward(self, *args: Any, num_items_in_batch: Tensor | int | None = None, **kwargs: Any) -> Any:
+    def forward(  # type: ignore[override]
+        self, *args: Any, num_items_in_batch: Tensor | int | None = None, **kwargs: Any
+    ) -> Any:
         """As T5's; a loss that is a part of several batches' is divided by the scored tokens of all of them."""
         output = super().forward(*args, **kwargs)
         if num_items_in_batch is not None and output.loss is not None:

@@ -193,6 +193,29 @@ def test_a_mask_that_learns_gets_its_gradient():
     assert torch.autograd.gradcheck(lambda *x: softemax_attention(*x[:3], mask=x[3]), (q, k, v, bias))
 
 
+@pytest.mark.parametrize("variant", ["stable", "softmax1", "published", "plus"])
+@pytest.mark.parametrize("shape", [(1, 2, 5, 7), (3, 2, 5, 7), (3, 1, 1, 7), (5, 7)], ids=str)
+def test_a_bias_that_learns_is_the_formula_with_its_gradients(variant, shape):
+    """As T5's: shared by a batch or not, some keys hidden by the smallest number, no scale."""
+    q, k, v, given = tensors((3, 2, 5, 8), (3, 2, 7, 8), (3, 2, 7, 8), (3, 2, 5, 8))
+    bias, sink = torch.randn(shape, dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    if shape[0] == 3:
+        bias[0, ..., 3:] = torch.finfo(torch.float64).min
+    inputs = [q, k, v, bias.requires_grad_()]
+    settings = {"mask": bias, "scale": 1.0, "variant": variant}
+    if variant != "softmax1":
+        settings["log_sink"] = sink.requires_grad_()
+        inputs.append(sink)
+    fast = softemax_attention(q, k, v, **settings)
+    assert type(fast.grad_fn).__name__ == "_BiasedBackward", "the kernel's forward, and not the formula's"
+    plain = eager_softemax_attention(q, k, v, **settings)[0]
+    for ours, wanted in zip(
+        (fast, *torch.autograd.grad(fast, inputs, given.detach())),
+        (plain, *torch.autograd.grad(plain, inputs, given.detach())), strict=True,
+    ):  # fmt: skip
+        assert torch.allclose(ours, wanted, rtol=1e-9, atol=1e-10), (ours - wanted).abs().max()
+
+
 def test_wrong_input_is_refused():
     q, k, v = tensors((1, 4, 5, 8), (1, 3, 5, 8), (1, 3, 5, 8))
     with pytest.raises(CurvekitError, match="4 query heads cannot be shared among 3"):

@@ -401,6 +401,9 @@ def test_random_weights_are_those_of_t5(tiny_t5, tiny_tokenizer, tiny_encoder):
     assert ours.encoder.block[0].layer[0].SelfAttention.o.weight.std().item() == pytest.approx(24**-0.5, rel=0.1)
     made = CurveT5ForConditionalGeneration(ours.config)
     assert made.shared.weight.std().item() == pytest.approx(1.0, abs=0.05)
+    for own, plain in zip(made.state_dict().items(), ours.state_dict().items(), strict=True):
+        if own[0].endswith(("q.weight", "k.weight", "o.weight", "wi.weight", "wo.weight")):
+            assert own[1].std().item() == pytest.approx(plain[1].std().item(), rel=0.15), own[0]
     assert made.encoder.embed_tokens.weight is made.shared.weight is made.lm_head.weight
     with to_be_replaced(ours.config):
         assert ours.config._attn_implementation == "eager"

@@ -75,7 +75,7 @@ def load_pairs(
         corpus = DatasetDict({split: _rows(splits[split], keys, announce) for split in SPLITS})
     else:
         rows = _rows([path], keys, announce)
-        whole = [f"{row['source']}\n{row['target']}" for row in rows]  # type: ignore[index,call-overload]
+        whole = [f"{row['source']}\n{row['target']}" for row in rows]
         corpus = _divide(rows.add_column("text", whole), str(path), announce).remove_columns("text")
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name_or_path}: {sizes} rows of {source} and {target}, from {path.resolve()}")
