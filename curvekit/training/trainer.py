@@ -42,7 +42,7 @@ from curvekit.files import append_jsonl, finite, read_json, read_jsonl, write_js
 from curvekit.generation.streams import generate
 from curvekit.modes import quiet
 from curvekit.ownership import MARKER, mark, marker, replaced
-from curvekit.text.coded import codes_of, dropped
+from curvekit.text.coded import codes_of, dropped, most_codes
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.text.documents import as_dataset
 from curvekit.text.packing import PaddedExamples, pack, pad
@@ -154,8 +154,9 @@ def fit(
         lora = Lora(config.rank, config.alpha, config.target_names(), config.adapter_dropout)
         add_adapter(model, config.base, lora, config.seed)
     if config.codes is not None:
-        model.config.control_codes = codes_of(corpus["train"]["text"])
-        texts = dropped(corpus["train"]["text"], config.code_dropout)
+        most = most_codes(config.codes)
+        model.config.control_codes = codes_of(corpus["train"]["text"], most)
+        texts = dropped(corpus["train"]["text"], config.code_dropout, most)
         corpus = DatasetDict({**corpus, "train": as_dataset(texts)})
     check_room(config, model.config.max_context)
     warn_if_leaking(model)
