@@ -117,14 +117,13 @@ class Pplm:
         if ids.shape[1] > 1:  # a prompt: all but its last token are read as they are
             out = self.plain(ids[:, :-1], mask[:, :-1], **self.options)
             if self.needs_states:
-                self._count(out, mask[:, : ids.shape[1] - 1])
+                own = mask[:, :-1]
+                self._count(out, own * (own.cumsum(-1) > 1))  # the end-of-text is nobody's words
             self.steered = copied(self.plain.cache)  # type: ignore[arg-type]
             ids = ids[:, -1:]
         plain = self.plain.logits(ids, mask)
         if self.steered is None:  # nothing precedes, so there is nothing to take steps on
             self.steered = copied(self.plain.cache)  # type: ignore[arg-type]
-            if self.needs_states:
-                self.summed, self.count = 0.0, 0.0
             return plain.log_softmax(-1)
         with torch.enable_grad():
             steps = self._steps(ids, mask, plain.log_softmax(-1))

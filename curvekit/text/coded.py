@@ -13,16 +13,18 @@ each begins with its code.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError
-from curvekit.text.codes import checked_code, coded, header
+from curvekit.text.codes import checked_code, coded
 from curvekit.text.labelled import _word, read_rows
 from curvekit.text.tables import TABLES, Empty
 
 PASSAGE = 800  # characters, about a training block of 256 tokens
+_CODED = re.compile(r"\[([^\[\]\n]+)\] ?")
 _KINDS = "column:NAME, folder, file, or file:SEPARATOR"
 
 
@@ -83,36 +85,37 @@ def _texts(path: Path) -> Iterator[str]:
         yield text
 
 
-def codes_of(texts: Iterable[str]) -> list[str]:
+def most_codes(source: str) -> int:
+    """How many codes a document of this source can have."""
+    kind, rest = checked_source(source)
+    return len(rest.split(",")) if kind == "column" else 1
+
+
+def parted(text: str, most: int) -> tuple[list[str], str]:
+    """The codes that stand before a document, so many at most, and the document without them."""
+    codes: list[str] = []
+    while len(codes) < most and (found := _CODED.match(text)):
+        codes.append(found[1])
+        text = text[found.end() :]
+    return codes, text
+
+
+def codes_of(texts: Iterable[str], most: int) -> list[str]:
     """The codes that stand before documents, sorted.
 
     Raises:
         CurvekitError: there are none.
     """
-    found: set[str] = set()
-    for text in texts:
-        while text.startswith("[") and "]" in text:
-            code, _, text = text[1:].partition("]")
-            if header([code]) != f"[{code}]" or "\n" in code or not code.strip():
-                break
-            found.add(code)
-            text = text[1:] if text.startswith(" [") else ""
+    found = {code for text in texts for code in parted(text, most)[0]}
     if not found:
-        raise Empty("no document has a code")
+        raise Empty("no document has a code; name another source of codes")
     return sorted(found)
 
 
-def bare(text: str) -> str:
-    """A document without its codes."""
-    while text.startswith("[") and "]" in text:
-        text = text.partition("]")[2].removeprefix(" ")
-    return text
-
-
-def dropped(texts: Iterable[str], share: float) -> list[str]:
-    """The documents, so large a share of them without codes; which ones follows from their texts."""
+def dropped(texts: Iterable[str], share: float, most: int) -> list[str]:
+    """The documents, so large a share of them without their codes; which ones follows from their texts."""
 
     def chosen(text: str) -> bool:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") < share * 2**32
 
-    return [bare(text) if chosen(text) else text for text in texts]
+    return [parted(text, most)[1] if chosen(text) else text for text in texts]

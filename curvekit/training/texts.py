@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.evaluation.metrics import text_metrics
 from curvekit.files import write_json
 from curvekit.generation.streams import generate
-from curvekit.text.coded import codes_of, dropped
+from curvekit.text.coded import codes_of, dropped, most_codes
 from curvekit.text.documents import as_dataset
 from curvekit.text.mixing import load_mixed
 from curvekit.text.packing import pack, pad, stream_of
@@ -50,7 +50,7 @@ class Texts(Material):
 
     def prepare(self, model: Any) -> None:
         if self.config.codes is not None:
-            model.config.control_codes = codes_of(self.corpus["train"]["text"])
+            model.config.control_codes = codes_of(self.corpus["train"]["text"], most_codes(self.config.codes))
 
     def examples(self, tokenizer: Any, tokens: Path, progress: bool) -> tuple[Any, Any]:
         config, corpus = self.config, self.corpus
@@ -65,7 +65,7 @@ class Texts(Material):
         else:
             read = corpus["train"]
             if config.codes is not None:
-                read = as_dataset(dropped(read["text"], config.code_dropout))
+                read = as_dataset(dropped(read["text"], config.code_dropout, most_codes(config.codes)))
             train = examples("train", *_training_text(config, read, tokenizer))
         return train, examples("validation", _held_out(config, corpus, "validation", tokenizer), tokenizer)
 

@@ -169,3 +169,26 @@ def test_a_control_is_the_same_as_json(tmp_path):
     path.write_text('{"bga": []}')
     with pytest.raises(CurvekitError, match=r"control\.json: unknown setting"):
         Control.read(path)
+
+
+@pytest.mark.parametrize(("way", "most"), [("preface", 1), ("vector", 1), ("experts", 2), ("guidance", 2), ("bag", 11)])
+def test_a_token_costs_no_more_forwards_than_is_promised(voice, controls, way, most):
+    """In forwards of one token, a backward counted as two: codes and vectors one, mixing two, PPLM eleven."""
+    model, tokenizer = voice
+    costs: list[int] = []
+    forward = type(model).forward
+
+    def counted(self, *args, **kwargs):
+        costs.append(3 if torch.is_grad_enabled() else 1)
+        return forward(self, *args, **kwargs)
+
+    type(model).forward = counted
+    try:
+        settings = {"control": controls[way], "temperature": 0}
+        generate(model, tokenizer, PROMPTS[:1], max_new_tokens=4, **settings)
+        few = sum(costs)
+        costs.clear()
+        generate(model, tokenizer, PROMPTS[:1], max_new_tokens=9, **settings)
+    finally:
+        type(model).forward = forward
+    assert (sum(costs) - few) / 5 == most

@@ -46,7 +46,7 @@ def test_rows_of_a_batch_are_the_formula_of_each(make, tiny_tokenizer, kind):
             before = model(torch.tensor([row[:-1]]), use_cache=True, output_hidden_states=True)
             plain = model(torch.tensor([row])).logits[0, -1].softmax(-1)
         past = [torch.stack([layer.keys[0], layer.values[0]]) for layer in before.past_key_values.layers]
-        states = before.hidden_states[-1][0].detach()
+        states = before.hidden_states[-1][0, 1:].detach()  # without the end-of-text
 
         def speak(past, row=row, states=states):
             out = model(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from curvekit.errors import CurvekitError
-from curvekit.text.coded import bare, codes_of, dropped, read_coded
+from curvekit.text.coded import codes_of, dropped, most_codes, parted, read_coded
 from curvekit.text.codes import coded, header
 from curvekit.text.corpora import load_corpus
 from curvekit.text.labelled import first_of_each, halves, read_labelled
@@ -26,15 +26,18 @@ def table(tmp_path):
 
 def test_codes_stand_in_brackets_before_the_text():
     assert coded("It is.", ["a b", "c"]) == "[a b] [c] It is." and header([]) == ""
-    assert bare(coded("It is.", ["a b", "c"])) == "It is."
-    assert codes_of(["[a] [b] x", "[c] y", "z [d]"]) == ["a", "b", "c"]
+    assert parted(coded("It is.", ["a b", "c"]), 2) == (["a b", "c"], "It is.")
+    assert parted("[a] [sic] x", 1) == (["a"], "[sic] x"), "what the document itself begins with is no code"
+    assert codes_of(["[a] [b] x", "[c] y", "z [d]"], 2) == ["a", "b", "c"]
+    with pytest.raises(CurvekitError, match="no document has a code"):
+        codes_of(["x"], 1)
 
 
 def test_codes_come_from_columns_of_a_table(table):
     corpus = load_corpus(table, codes="column:label,topic")
     texts = [text for split in corpus.values() for text in split["text"]]
     assert sorted(texts) == sorted(f"[{row['label']}] [{row['topic']}] {row['text']}" for row in ROWS)
-    assert codes_of(texts) == ["a", "b", "t0", "t1", "t2"]
+    assert codes_of(texts, most_codes("column:label,topic")) == ["a", "b", "t0", "t1", "t2"]
 
 
 def test_codes_come_from_folders_and_from_names_of_files(tmp_path):
@@ -49,16 +52,16 @@ def test_codes_come_from_folders_and_from_names_of_files(tmp_path):
         ("file", ["jane-austen_emma", "jane-austen_persuasion", "mark-twain_finn"]),
     ):
         texts = list(read_coded(files, source))
-        assert codes_of(texts) == expected and len(texts) > 10
+        assert codes_of(texts, 1) == expected and len(texts) > 10
         assert all(len(text) >= 800 or "59" in text for text in texts)
     assert "[mark-twain]" in " ".join(load_corpus(tmp_path, codes="folder")["train"]["text"])
 
 
 def test_a_share_of_the_texts_stands_without_its_code_the_same_each_time():
     texts = [f"[a] text {i}" for i in range(400)]
-    found = dropped(texts, 0.25)
-    assert found == dropped(texts, 0.25) and 60 < sum(not text.startswith("[") for text in found) < 140
-    assert dropped(texts, 0) == texts
+    found = dropped(texts, 0.25, 1)
+    assert found == dropped(texts, 0.25, 1) and 60 < sum(not text.startswith("[") for text in found) < 140
+    assert dropped(texts, 0, 1) == texts
 
 
 @pytest.mark.parametrize(
