@@ -94,8 +94,8 @@ def prepare_rows(text: Path, megabytes: float) -> None:
                     times[workers].append(time.perf_counter() - began)
                 peak = max(memory.largest.values()) / 2**20
                 print(
-                    f"{workers} workers: {times[workers][-1]:.1f} s, {index['tokens']:,} tokens, at most {peak:.0f} MiB "
-                    f"a process, {peak - before / 2**20:.0f} beyond imports",
+                    f"{workers} workers: {times[workers][-1]:.1f} s, {index['tokens']:,} tokens, at most {peak:.0f} "
+                    f"MiB a process, {peak - before / 2**20:.0f} beyond imports",
                     flush=True,
                 )
         ratio = statistics.median(times[1]) / statistics.median(times[2])

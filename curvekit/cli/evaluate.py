@@ -53,9 +53,9 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.evaluation.metrics import score_documents
-    from curvekit.text.corpora import corpus_revision, load_corpus
+    from curvekit.text.shards import open_corpus, revisions
 
-    corpus = load_corpus(arguments.corpus, arguments.data_dir, announce=say)
+    corpus = open_corpus(arguments.corpus, arguments.data_dir, announce=say)
     model, tokenizer = open_model(arguments.model)
     texts = corpus[arguments.split]["text"][: arguments.documents]
     context, stride = arguments.context, None
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         signature={
             "model": Path(arguments.model).resolve().name,
             "corpus": Path(arguments.corpus).resolve().name,
-            "revision": corpus_revision(corpus)[arguments.split],
+            "revision": revisions(corpus)[arguments.split],
             "split": arguments.split,
         },
         progress=sys.stderr.isatty(),

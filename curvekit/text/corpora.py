@@ -39,6 +39,7 @@ from curvekit.bases import hub
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, read_json, write_json
+from curvekit.ownership import marker
 from curvekit.text import documents, duplicates, pydocs
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
 from curvekit.text.duplicates import DuplicateReport, Removed, remove_duplicates, search_splits
@@ -123,6 +124,8 @@ def load_corpus(
         corpus, source = _load_named(name, folder, announce)
     else:
         path = existing_path(name, data_dir)
+        if marker(path).get("kind") == "prepared":
+            raise CurvekitError(f"{path} was prepared for training and holds no texts to train on; name its corpus")
         corpus, source = _load_path(path, document, announce), str(path.resolve())
     sizes = ", ".join(f"{corpus[split].num_rows:,} {split}" for split in SPLITS)
     announce(f"corpus {name}: {sizes} documents, from {source}")

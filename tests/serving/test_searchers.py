@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
 from conftest import SENTENCES
@@ -61,7 +62,7 @@ def test_two_searchers_of_which_one_is_killed_end_the_search(config, tmp_path):
             for process in os.listdir("/proc"):
                 if process.isdecimal():
                     try:
-                        name = open(f"/proc/{process}/cmdline", "rb").read()
+                        name = Path(f"/proc/{process}/cmdline").read_bytes()
                         files = [os.readlink(f"/proc/{process}/fd/{f}") for f in os.listdir(f"/proc/{process}/fd")]
                     except OSError:
                         continue
