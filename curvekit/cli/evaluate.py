@@ -112,8 +112,8 @@ def _on_corpus(arguments: argparse.Namespace) -> None:
     """Score the documents of a split, or its targets given their sources."""
     from curvekit.evaluation.metrics import score_documents
     from curvekit.evaluation.targets import COMPARES, score_targets
-    from curvekit.text.corpora import corpus_revision
     from curvekit.text.pairs import pairs_of
+    from curvekit.text.shards import revisions
 
     trained = load_run(arguments.model).config if (Path(arguments.model) / "history.jsonl").exists() else None
     keys = _keys(arguments, trained)
@@ -129,7 +129,7 @@ def _on_corpus(arguments: argparse.Namespace) -> None:
         "signature": {
             "model": Path(arguments.model).resolve().name,
             "corpus": Path(arguments.corpus).resolve().name,
-            "revision": corpus_revision(corpus)[arguments.split],
+            "revision": revisions(corpus)[arguments.split],
             "split": arguments.split,
         },
         "progress": sys.stderr.isatty(),
@@ -177,13 +177,14 @@ def _corpus(arguments: argparse.Namespace, keys: tuple[str, str] | None) -> Data
     """What is scored: rows by their keys, a corpus, or further test files beside it."""
     from datasets import DatasetDict as Splits
 
-    from curvekit.text.corpora import further_splits, load_corpus
+    from curvekit.text.corpora import further_splits
     from curvekit.text.documents import read_files
     from curvekit.text.pairs import load_pairs
+    from curvekit.text.shards import open_corpus
 
     if keys:
         return load_pairs(arguments.corpus, arguments.data_dir, source=keys[0], target=keys[1], announce=say)
-    corpus = load_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
+    corpus = open_corpus(arguments.corpus, arguments.data_dir, codes=arguments.codes, announce=say)
     if arguments.split in corpus:
         return corpus
     further = further_splits(arguments.corpus, arguments.data_dir)

@@ -41,6 +41,10 @@ def add(commands: Commands) -> None:
     each.add_argument(
         "--seeds", nargs="+", default=["1", "2", "3"], metavar="N", help="of the runs that are tested (default: 1 2 3)"
     )
+    each.add_argument(
+        "--ray", metavar="HOST:PORT", help="run the trials on this Ray cluster, in a folder that its machines share"
+    )
+    each.add_argument("--searchers", type=positive, metavar="N", help="on the cluster (default: its GPUs or machines)")
     add_settings(each, without=("recipe",))
 
 
@@ -68,5 +72,11 @@ def run(arguments: argparse.Namespace) -> None:
         seeds=tuple(int(text) for text in dict.fromkeys(seeds)),
     )
     out = arguments.out or Path("searches") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
-    print(to_markdown(search(settings, plan, out, announce=say)), end="")
+    if arguments.ray:
+        from curvekit.serving.searchers import search_on
+
+        found = search_on(arguments.ray, settings, plan, out, arguments.searchers, say)
+    else:
+        found = search(settings, plan, out, announce=say)
+    print(to_markdown(found), end="")
     print(f"\nsearch: {out}")

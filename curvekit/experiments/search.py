@@ -138,7 +138,12 @@ def _given(config: RunConfig, work: Trials, folder: Path, folds: int, announce: 
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             return
-        found = [work.fold(config, fold, lambda *_: None) for fold in range(folds)]
+        try:
+            found = [work.fold(config, fold, lambda *_: None) for fold in range(folds)]
+        except Diverged as error:
+            raise CurvekitError(
+                f"with the settings as given the loss of {config.recipe} is not a number; lower learning_rate"
+            ) from error
         write_json(path, {"folds": found, "bits": pooled(found)})
     announce(f"{config.recipe}, as given: {pooled(found):.4f} bits a byte")
 

@@ -41,6 +41,7 @@ from curvekit.bases import hub
 from curvekit.decoding import read_lines
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import checked_path, read_json, write_json
+from curvekit.ownership import marker
 from curvekit.text import documents, duplicates, pycode, pydocs
 from curvekit.text.coded import checked_source, read_coded
 from curvekit.text.documents import SUFFIXES, UNITS, Announce, as_dataset, suffix
@@ -137,6 +138,8 @@ def load_corpus(
         corpus, source = _load_named(name, folder, announce)
     else:
         path = existing_path(name, data_dir)
+        if marker(path).get("kind") == "prepared":
+            raise CurvekitError(f"{path} was prepared for training and holds no texts to train on; name its corpus")
         corpus, source = _load_path(path, document, announce), str(path.resolve())
         for split in SPLITS:
             require_script(path.resolve(), corpus[split]["text"])

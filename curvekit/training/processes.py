@@ -73,9 +73,14 @@ def meeting() -> Iterator[Place]:
     if not torch.distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(here.local_rank)
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
-        )
+        kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            torch.distributed.init_process_group(kinds, timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:
+            raise CurvekitError(
+                f"the {here.world} processes cannot meet ({first_line(error)}); start them with torchrun or "
+                "accelerate launch, or clear WORLD_SIZE for one"
+            ) from error
     with _until_ended(here), warnings.catch_warnings():
         if not here.first:
             warnings.simplefilter("ignore")

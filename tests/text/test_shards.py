@@ -84,6 +84,8 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tiny_corpus, tiny_bases, tiny
     prepared(corpus, tiny_tokenizer, folder)
     opened = open_corpus(str(folder), announce=lambda _: None)
     assert revisions(opened) == corpus_revision(corpus)
+    with pytest.raises(CurvekitError, match="was prepared for training and holds no texts"):
+        load_corpus(folder)
     with pytest.raises(CurvekitError, match="fewer than one block of"):
         ShardedBlocks([folder / shard["file"] for shard in opened.index["shards"]], 10**6)
     from curvekit.bases.tokenizer import base_tokenizer

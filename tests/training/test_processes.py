@@ -142,6 +142,13 @@ def test_more_processes_than_devices_are_refused(config, tmp_path, monkeypatch):
         train(config, tmp_path / "run")
 
 
+def test_processes_that_no_launcher_started_are_told_so(config, tmp_path, monkeypatch):
+    launched(monkeypatch, RANK=0, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(CurvekitError, match="the 2 processes cannot meet .*start them with torchrun"):
+        train(config, tmp_path / "run")
+
+
 def test_what_is_the_work_of_one_process_says_so(monkeypatch, capsys):
     launched(monkeypatch, RANK=0, WORLD_SIZE=2)
     assert main(["compare", "a", "b"]) == 2
