@@ -34,6 +34,7 @@ _HOMES = {
     "gain_by_bin": "ladder",
     "looks_back": "ladder",
     "win_rates": "ratings",
+    "task_figures": "tasks",
     "benchmark_ratios": "benchmarks",
     "token_cuts": "shading",
     "token_differences": "shading",

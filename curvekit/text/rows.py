@@ -230,4 +230,3 @@ def _revision(examples: Iterable[Example]) -> str:
 def as_texts(examples: Iterable[Example]) -> list[str]:
     """Each example as one text, what is asked and what is answered, for what reads a corpus."""
     return [f"{example.source} {example.target}" for example in examples]
-

@@ -47,14 +47,19 @@ def task_blocks(config: RunConfig, rows: TaskRows, tokenizer: Any) -> tuple[Pack
 def score(config: RunConfig, rows: TaskRows, model: Any, tokenizer: Any, progress: bool) -> LanguageModelScore:
     """How likely the right answers of the validation items are to the trained model."""
     asked = ask(
-        model, tokenizer, rows, "validation", config.validation_documents, config.context_eval, config.form, _told(config)
+        model,
+        tokenizer,
+        rows,
+        "validation",
+        config.validation_documents,
+        config.context_eval,
+        config.form,
+        _told(config),
     )
     return score_task(model, asked, progress)[0]
 
 
-def measure(
-    config: RunConfig, rows: TaskRows, model: Any, tokenizer: Any, folder: Path, progress: bool
-) -> TaskResult:
+def measure(config: RunConfig, rows: TaskRows, model: Any, tokenizer: Any, folder: Path, progress: bool) -> TaskResult:
     """The trained model on the test items; its answers are kept in ``answers.jsonl``."""
     asked = ask(model, tokenizer, rows, "test", config.eval_documents, config.context_eval, config.form, _told(config))
     result = evaluate_task(model, asked, progress=progress)
