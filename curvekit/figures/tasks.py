@@ -36,8 +36,8 @@ def task_figures(
     count = len(next(iter(items.values())))
     figure = canvas(
         f"Answers to {shown(name)}",
-        f"Mean {figure_name.replace('_', ' ')} of {count:,} items with its 95 % bootstrap interval over items, for each "
-        "model by itself; whether two differ is for the paired intervals. Dashed: what answers without a model."
+        f"Mean {figure_name.replace('_', ' ')} of {count:,} items with its 95 % bootstrap interval over items, for "
+        "each model by itself; whether two differ is for the paired intervals. Dashed: what answers without a model."
         + ("" if baselines else " There is no such answer here."),
         1.7 + 0.42 * len(items),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from taskrows import short, write
 
 from curvekit.reports.markup import headline
 from curvekit.reports.execution import NOTEBOOKS, report
@@ -25,7 +26,7 @@ FIGURES = {
     "softemax-attention", "curve-sentence", "curve-contexts", "curve-family", "curve-weights", "leak-map",
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
-    "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
+    "chat", "task-colours", "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer"):
+    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "12_tasks"):
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -114,6 +115,8 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
+    colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
+    small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
     return made, said
