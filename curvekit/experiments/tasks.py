@@ -205,10 +205,9 @@ def compare_on_task(
     folder, rows = Path(folder), task_rows(config, announce)
     models: dict[str, str | Path] = {Path(config.base).name: config.base}
     for recipe in recipes:
-        place = folder / f"{recipe}-seed{config.seed}"
         announce(f"{rows.task.name}: {recipe}")
-        train(replace(config, recipe=recipe), place, progress="none")
-        models[recipe] = place
+        run = train(replace(config, recipe=recipe), folder / f"{recipe}-seed{config.seed}", progress="none")
+        models[recipe] = run.folder
     done = TaskComparison()
     for name, place in models.items():
         model, tokenizer = open_model(place)

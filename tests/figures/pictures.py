@@ -153,6 +153,12 @@ def attention_rows():
     return figures.attention_rows(rows, TOKENS, {"softmax": 0.0, "stable": 0.4, "published": None})
 
 
+def task_figures():
+    draw = np.random.default_rng(0)
+    items = {"base": 100 * draw.beta(1, 2, 30), "run": 100 * draw.beta(2, 1, 30)}
+    return figures.task_figures(items, "squad_qa", "f1", {"majority": 0.0, "lead": 11.0}, {"run": "curve"}, "0 to 100")
+
+
 def win_rates():
     rows = [
         {"model": m, "rate": 0.5 + k / 4, "low": 0.4 + k / 4, "high": 0.6 + k / 4, "wins": 6, "ties": 2, "losses": 4}
@@ -186,7 +192,7 @@ GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
-    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back,
+    benchmark_ratios, task_figures, differences_by_rung, gain_by_bin, looks_back,
 ]  # fmt: skip
 
 
