@@ -16,7 +16,9 @@ def questions(count: int, seed: int = 0) -> list[dict]:
     rows = []
     for number in range(count):
         place, colour = draw.choice(PLACES), draw.choice(COLOURS)
-        rest = " ".join(draw.choice(("It was low.", "She read it twice.", "The boats lay there.")) for _ in range(number % 7))
+        rest = " ".join(
+            draw.choice(("It was low.", "She read it twice.", "The boats lay there.")) for _ in range(number % 7)
+        )
         context = f"Story {seed}-{number}. The colour of {place} is {colour}. {rest}".strip()
         rows.append({"context": context, "question": f"What colour is {place}?", "answers": [colour]})
     return rows

@@ -23,13 +23,15 @@ def add_task(each: argparse.ArgumentParser) -> None:
     group.add_argument("--task", metavar="NAME", help="squad_qa, scitldr, ..., or JSONL rows of your own")
     group.add_argument("--template", metavar="TEXT", help=r"'Question: {question}\nAnswer: {answer}', the answer last")
     group.add_argument("--judged", metavar="KIND", help="how rows of your own are judged: answer, choice, summary")
-    group.add_argument("--form", help="chat: by the model's chat template; plain; auto", choices=("auto", "plain", "chat"))
+    group.add_argument(
+        "--form", help="chat: by the model's chat template; plain; auto", choices=("auto", "plain", "chat")
+    )
     group.add_argument("--items", type=positive, metavar="N", help="only N items, spread over the split")
     group.add_argument(
         "--lm-eval",
         nargs="+",
         metavar="TASK",
-        help="tasks of lm-evaluation-harness, a .yaml of one, one of ours, or corpus: its rolling perplexity of --corpus",
+        help="of lm-evaluation-harness: a task, a .yaml, a task of ours, or corpus: rolling perplexity of --corpus",
     )
     group.add_argument(
         "--out", type=path, metavar="FOLDER", help="keep figures, answers and intervals there; begun, it goes on"
@@ -40,7 +42,8 @@ def evaluate_on_task(arguments: argparse.Namespace) -> None:
     """Every model on the same items, the table, and the intervals against the first."""
     from curvekit.bases.opening import open_model
     from curvekit.evaluation.tasks import ask, evaluate_task
-    from curvekit.experiments.tasks import TaskComparison, saved_result
+    from curvekit.experiments.tasks import TaskComparison, picture, saved_result
+    from curvekit.figures import save, task_figures
     from curvekit.text.rows import load_rows
     from curvekit.text.tasks import TASKS, find_task
 
@@ -66,12 +69,11 @@ def evaluate_on_task(arguments: argparse.Namespace) -> None:
         )
         found = saved_result(arguments.out, shown(name), asked) if arguments.out else None
         if found is None:
-            found = evaluate_task(
-                model, asked, batch_size=arguments.batch_size or 16, progress=sys.stderr.isatty()
-            )
+            found = evaluate_task(model, asked, batch_size=arguments.batch_size or 16, progress=sys.stderr.isatty())
         done.results[shown(name)] = found
         if arguments.out:
             done.save(arguments.out, _command())
+            save(task_figures(**picture(done.results)), rows.task.name, arguments.out)
         del model
     print(done.to_markdown())
 

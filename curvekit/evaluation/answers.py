@@ -135,7 +135,7 @@ def _means(items: Items) -> dict[str, Any]:
     return {name: 100 * sum(item[name] for item in items) / len(items) for name in items[0]}
 
 
-def _columns(examples: Sequence[Example]) -> list[list[str | None]]:
+def _columns(examples: Sequence[Example]) -> Any:
     """References as sacrebleu takes them: a list for each place, None where an item has fewer."""
     most = max(len(each.references) for each in examples)
     return [[each.references[i] if i < len(each.references) else None for each in examples] for i in range(most)]

@@ -123,7 +123,9 @@ def harness(
         wanted: list[Any] = []
         for name in tasks:
             if name in TASKS:
-                wanted.append(_ours(load_rows(find_task(name), None, data_dir), tokenizer, made.max_length, Path(folder)))
+                wanted.append(
+                    _ours(load_rows(find_task(name), None, data_dir), tokenizer, made.max_length, Path(folder))
+                )
             elif name == ROLLING:
                 wanted.append(_rolling(texts, Path(folder)))
             elif name.endswith((".yaml", ".yml")) and not Path(name).is_file():
@@ -158,7 +160,12 @@ def _rolling(texts: Sequence[str], folder: Path) -> dict[str, Any]:
     write_jsonl(path := folder / "corpus.jsonl", ({"text": text} for text in texts))
     metrics = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
     return _config(
-        ROLLING, path, output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}", metric_list=metrics
+        ROLLING,
+        path,
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{text}}",
+        metric_list=metrics,
     )
 
 

@@ -96,6 +96,11 @@ class Asked(NamedTuple):
     prompter: Prompter
     signature: dict[str, Any]
 
+    @property
+    def scored_signature(self) -> dict[str, Any]:
+        """What the likelihoods depend on."""
+        return {**self.signature, "denominators": DENOMINATORS, "scored": "answers only"}
+
 
 def ask(
     model: Any,
@@ -147,7 +152,7 @@ def score_task(model: Any, asked: Asked, progress: bool = False) -> tuple[Langua
     """The score of the right answers, an item a document, and how many examples did not fit as a whole."""
     score, cut = score_answers(model, asked.prompter, asked.examples, progress)
     score.leaks = asked.signature["leaks"]
-    score.signature = {**asked.signature, "denominators": DENOMINATORS, "scored": "answers only"}
+    score.signature = asked.scored_signature
     return score, cut
 
 
@@ -289,7 +294,7 @@ def write_answers(
     asked = [(number, ids) for number, each in enumerate(examples) for ids in prompter.ask(each)]
     order = sorted(range(len(asked)), key=lambda place: -len(asked[place][1]))
     prompts = [asked[place][1] for place in order]
-    settings = {"max_new_tokens": prompter.task.new_tokens, "temperature": 0.0, "stop": prompter.stop}
+    settings: dict[str, Any] = {"max_new_tokens": prompter.task.new_tokens, "temperature": 0.0, "stop": prompter.stop}
     written = complete(model, prompter.tokenizer, prompts, batch_size=batch_size, **settings)
     bar = tqdm(written, "writing answers", total=len(prompts), disable=None if progress else True, leave=False)
     by_place = dict(zip(order, bar, strict=True))

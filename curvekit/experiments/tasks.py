@@ -7,20 +7,24 @@ with the models that it does not hold yet under the same signature.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore
+from curvekit.bases.opening import open_model
+from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.results import markdown_table
-from curvekit.evaluation.tasks import MEASURED, Asked, TaskResult, contrasts, summary_rows
+from curvekit.evaluation.tasks import MEASURED, Asked, TaskResult, ask, contrasts, evaluate_task, summary_rows
 from curvekit.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from curvekit.ownership import Kind, json_with, mark, marker, require, rows_with
+from curvekit.text.documents import Announce
+from curvekit.training.settings import RunConfig
+from curvekit.training.tasks import task_rows
+from curvekit.training.trainer import train
 
 METRICS = {
     "task": str,
@@ -101,9 +105,8 @@ def saved_result(folder: Path, name: str, asked: Asked) -> TaskResult | None:
     rows = read_jsonl(folder / f"answers-{file_name(name)}.jsonl", _ROW, whole=False)
     if found is None or found["signature"] != asked.signature or len(rows) != len(asked.examples):
         return None
-    score = LanguageModelScore(*(np.array([row[each] for row in rows]) for each in MEASURED))
-    score.leaks = asked.signature["leaks"]
-    score.signature = {**asked.signature, "denominators": DENOMINATORS, "scored": "answers only"}
+    measured: dict[str, Any] = {each: np.array([row[each] for row in rows]) for each in MEASURED}
+    score = LanguageModelScore(**measured, leaks=asked.signature["leaks"], signature=asked.scored_signature)
     kept = ("task", "kind", "figure", "counts", "baselines", "signature", "seconds")
     figures = {key: value for key, value in found.items() if key not in kept}
     answers = [{key: value for key, value in row.items() if key not in ("figures", *MEASURED)} for row in rows]
@@ -127,9 +130,7 @@ def interval_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "against": f"{row['a']} - {row['b']}",
             "figure": row["figure"],
             "difference [95% interval]": (
-                "n/a"
-                if row["low"] is None
-                else f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+                "n/a" if row["low"] is None else f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             ),
             "excludes 0": "yes" if row["significant"] else "no",
         }
@@ -144,22 +145,74 @@ def counted(name: str, result: TaskResult) -> dict[str, str]:
     return {"model": name} | {words: f"{result.counts[key]:,}" for key, words in told.items()}
 
 
-def answers_table(results: Mapping[str, TaskResult], items: int = 5) -> str:
-    """HTML of some items: what was asked, the right answers, and each model's beside them; all text is escaped."""
+def picture(results: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """What :func:`curvekit.figures.task_figures` draws of the results: the figure that the task's tables lead with.
+
+    Of dialogues it is the nats of the right answers, an item's by its tokens.
+    """
+    (first, *_) = results.values()
+    name = first.task.figure
+    if first.task.kind == "dialogue":
+        items = {model: (each.score.nll / np.maximum(each.score.tokens, 1)).tolist() for model, each in results.items()}
+        values: dict[str, float] = {}
+        name, unit = "loss", "nats a token of the right answers; lower is better"
+    else:
+        items = {model: [100 * item[name] for item in each.items] for model, each in results.items()}
+        values = {label: figures[name] for label, figures in first.baselines.items() if figures.get(name) is not None}
+        unit = "0 to 100"
+    recipes = {model: str(each.signature["recipe"]) for model, each in results.items()}
+    return {
+        "items": items,
+        "name": first.task.name,
+        "figure_name": name,
+        "baselines": values,
+        "recipes": recipes,
+        "unit": unit,
+    }
+
+
+def answer_rows(results: Mapping[str, TaskResult], items: int = 5) -> list[dict[str, str]]:
+    """Some items, evenly taken: the end of what was asked, the right answers, and each model's beside them."""
     (first, *_) = results.values()
     rows = []
     for number in range(0, len(first.answers), max(1, len(first.answers) // items)):
         asked = first.answers[number]
-        cells = [_short(asked["source"], 300, tail=True), " / ".join(asked["references"])]
-        cells += [each.answers[number]["answer"] or "(empty)" for each in results.values()]
-        rows.append("<tr>" + "".join(f"<td dir='auto'>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-        if len(rows) == items:
-            break
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("asked", "right", *results))
-    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+        source = asked["source"]
+        row = {
+            "asked": source if len(source) <= 300 else f"... {source[-300:]}",
+            "right": " / ".join(asked["references"]),
+        }
+        rows.append(row | {name: each.answers[number]["answer"] or "(empty)" for name, each in results.items()})
+    return rows[:items]
 
 
-def _short(text: str, most: int, tail: bool = False) -> str:
-    if len(text) <= most:
-        return text
-    return f"... {text[-most:]}" if tail else f"{text[:most]} ..."
+def compare_on_task(
+    config: RunConfig,
+    recipes: Sequence[str],
+    folder: str | Path,
+    items: int | None = None,
+    announce: Announce = lambda text: None,
+) -> TaskComparison:
+    """The base as it comes, and a run of each recipe on its task, all asked the same items.
+
+    What is in ``folder`` already is neither trained nor measured again.
+
+    Args:
+        config: of every run, but for its recipe.
+        items: of the test, spread over it; default: all.
+        announce: is told what is done.
+    """
+    folder, rows = Path(folder), task_rows(config, announce)
+    models: dict[str, str | Path] = {Path(config.base).name: config.base}
+    for recipe in recipes:
+        announce(f"{rows.task.name}: {recipe}")
+        run = train(replace(config, recipe=recipe), folder / f"{recipe}-seed{config.seed}", progress="none")
+        models[recipe] = run.folder
+    done = TaskComparison()
+    for name, place in models.items():
+        model, tokenizer = open_model(place)
+        asked = ask(model, tokenizer, rows, "test", items, config.context_eval, config.form, {"model": name})
+        found = saved_result(folder / "answers", name, asked)
+        done.results[name] = found if found is not None else evaluate_task(model, asked)
+        done.save(folder / "answers")
+    return done

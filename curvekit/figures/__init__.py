@@ -44,6 +44,7 @@ _HOMES = {
     "win_rates": "ratings",
     "preference_changes": "preferences",
     "preference_histories": "preferences",
+    "task_figures": "tasks",
     "benchmark_ratios": "benchmarks",
     "importances": "search",
     "slices": "search",

@@ -128,8 +128,9 @@ def complete(
 ) -> Iterator[Completion]:
     """As :func:`generate`, with how each continuation came about; yields them batch by batch.
 
-    A prompt may also be token ids, which are taken as they are, with no end-of-text before them. The ``row``-th continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one. Once ``cancel``
-    is set, the token in progress is the last one.
+    A prompt may also be token ids, which are taken as they are, with no end-of-text before them. The ``row``-th
+    continuation has the seed ``row_seed(seed, row)``; the beams of a prompt share one. Once ``cancel`` is set, the
+    token in progress is the last one.
     """
     sampling = Sampling(**settings)
     if isinstance(prompts, str):

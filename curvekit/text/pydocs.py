@@ -51,7 +51,7 @@ def docstring_rows(most: int = 3000) -> list[dict[str, str]]:
     Each is ``{"document": the name with its arguments and the rest, "summary": the first line}``, evenly taken from
     all that there are; the order is the same on every machine with the same Python.
     """
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for section in _standard_sections(Path(sysconfig.get_paths()["stdlib"])):
         heading, _, prose = section.partition("\n\n")
         summary, _, rest = prose.partition("\n\n")

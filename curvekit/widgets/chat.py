@@ -184,4 +184,3 @@ class Chat(Writer):
             for number, role, text in turns
         )
         self.screen.value = f'<div role="log" aria-live="polite">{shown}</div>'
-

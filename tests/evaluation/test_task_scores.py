@@ -1,4 +1,4 @@
-"""A model on a task: batches change no answer and save time, likelihoods agree with the formula, pairs have intervals."""
+"""A model on a task: batches change no answer and save time, likelihoods are the formula, pairs have intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from curvekit.evaluation.tasks import (
     spread,
     write_answers,
 )
-from curvekit.experiments.tasks import TaskComparison, answers_table, saved_result
+from curvekit.experiments.tasks import TaskComparison, answer_rows, saved_result
 from curvekit.text.prompts import Prompter
 from curvekit.text.rows import load_rows
 from curvekit.text.tasks import TASKS, Task, find_task
@@ -97,7 +97,9 @@ def test_a_result_counts_what_happened_and_signs_its_figures(rows, model, tiny_t
 
 def test_a_context_that_is_too_long_is_answered_window_by_window(model, tiny_tokenizer, tmp_path):
     task = Task("w", "w", "answer", "{context} {answers}", cut="context", windows=True, new_tokens=3)
-    long = [{"context": "The boats lay there. " * 12 + row["context"], "answers": row["answers"]} for row in questions(3)]
+    long = [
+        {"context": "The boats lay there. " * 12 + row["context"], "answers": row["answers"]} for row in questions(3)
+    ]
     folder = write(tmp_path, train=questions(9), test=long)
     found = evaluate_task(model, ask(model, tiny_tokenizer, load_rows(task, folder)))
     assert found.counts["windowed"] == found.counts["cut"] == 3 and len(found.answers) == 3
@@ -152,7 +154,8 @@ def test_models_are_compared_item_by_item_kept_and_not_measured_again(rows, mode
     assert TaskComparison({"plain": done.results["plain"], "<curve>": again}).contrasts == done.contrasts
     other = ask(model, tiny_tokenizer, rows, items=5, signature={"model": "<curve>"})
     assert saved_result(tmp_path / "out", "<curve>", other) is None
-    assert "&lt;curve&gt;" in answers_table(done.results) and "<curve>" not in answers_table(done.results)
+    (row, *_) = answer_rows(done.results, 3)
+    assert list(row) == ["asked", "right", "plain", "<curve>"] and len(answer_rows(done.results, 3)) == 3
     fewer = evaluate_task(model, other)
     with pytest.raises(CurvekitError, match="answered other items"):
         contrasts({"plain": done.results["plain"], "fewer": fewer})

@@ -153,6 +153,12 @@ def attention_rows():
     return figures.attention_rows(rows, TOKENS, {"softmax": 0.0, "stable": 0.4, "published": None})
 
 
+def task_figures():
+    draw = np.random.default_rng(0)
+    items = {"base": 100 * draw.beta(1, 2, 30), "run": 100 * draw.beta(2, 1, 30)}
+    return figures.task_figures(items, "squad_qa", "f1", {"majority": 0.0, "lead": 11.0}, {"run": "curve"}, "0 to 100")
+
+
 def win_rates():
     rows = [
         {"model": m, "rate": 0.5 + k / 4, "low": 0.4 + k / 4, "high": 0.6 + k / 4, "wins": 6, "ties": 2, "losses": 4}
@@ -262,6 +268,7 @@ GALLERY = [
     benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, success_against_perplexity,
     importances, slices, parallel_coordinates, fold_spread, cost,
     preference_changes, preference_histories,
+    task_figures,
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import nbformat
 import papermill
 import pytest
 from sentences import SENTENCES
+from taskrows import short, write
 
 from curvekit.reports.execution import NOTEBOOKS, report
 from curvekit.reports.markup import headline
@@ -33,6 +34,7 @@ FIGURES = {
     "own-curves", "own-intervals",
     "steering",
     "document-lengths", "zipf", "scripts", "tokens", "forgetting",
+    "chat", "task-colours",
 }  # fmt: skip
 
 
@@ -107,7 +109,9 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
-    for name in ("03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "13_search", "13_domains"):
+    for name in (
+        "03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "12_tasks", "13_search", "13_domains",
+    ):  # fmt: skip
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
@@ -124,6 +128,8 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
     small |= {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
+    colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
+    small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said

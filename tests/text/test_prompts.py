@@ -1,4 +1,4 @@
-"""Prompts: answers alone are scored, whatever the form; what does not fit is cut where the task says; rows are packed."""
+"""Prompts: answers alone are scored, in any form; what does not fit is cut where the task says; rows are packed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_a_context_that_is_too_long_is_read_by_windows_that_overlap(tiny_tokeniz
     texts = [tiny_tokenizer.decode(ids) for ids in windows]
     assert all(text.endswith("Answer:") for text in texts) and any(row["answers"][0] in text for text in texts)
     (piece,) = prompter.encode(example)
-    assert piece.cut and len(piece.ids) <= 200 and row["answers"][0] in tiny_tokenizer.decode(piece.ids[: -piece.scored])
+    assert (
+        piece.cut and len(piece.ids) <= 200 and row["answers"][0] in tiny_tokenizer.decode(piece.ids[: -piece.scored])
+    )
 
 
 def test_a_template_that_leaves_no_room_for_the_answer_says_so(tiny_tokenizer):
