@@ -110,7 +110,7 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
     for name in (
-        "03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "12_tasks", "13_search", "13_domains",
+        "03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "12_tasks", "13_search", "14_domains",
     ):  # fmt: skip
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 

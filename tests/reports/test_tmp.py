@@ -10,5 +10,5 @@ def test_two(tiny_base, tiny_corpus, tmp_path):
     )  # fmt: skip
     small = {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
     made = report(config, "/tmp/nbout", recipes=["gpt2"], seeds=[0], parameters=small,
-                  notebooks=[NOTEBOOKS / "00_data.ipynb", NOTEBOOKS / "13_domains.ipynb"])
+                  notebooks=[NOTEBOOKS / "00_data.ipynb", NOTEBOOKS / "14_domains.ipynb"])
     print(made)
