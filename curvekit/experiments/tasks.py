@@ -23,7 +23,7 @@ from curvekit.files import read_json, read_jsonl, write_json, write_jsonl, write
 from curvekit.ownership import Kind, json_with, mark, marker, require, rows_with
 from curvekit.text.documents import Announce
 from curvekit.training.settings import RunConfig
-from curvekit.training.tasks import task_rows
+from curvekit.training.tasks import Answers
 from curvekit.training.trainer import train
 
 METRICS = {
@@ -202,7 +202,7 @@ def compare_on_task(
         items: of the test, spread over it; default: all.
         announce: is told what is done.
     """
-    folder, rows = Path(folder), task_rows(config, announce)
+    folder, rows = Path(folder), Answers(config, announce).rows
     models: dict[str, str | Path] = {Path(config.base).name: config.base}
     for recipe in recipes:
         announce(f"{rows.task.name}: {recipe}")

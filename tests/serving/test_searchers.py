@@ -12,7 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import SENTENCES
+from sentences import SENTENCES
 
 from curvekit.errors import CurvekitError
 from curvekit.experiments.search import Plan
