@@ -11,13 +11,14 @@ SEEDS     =
 STEPS     =
 OUT       = reports/$(notdir $(CORPUS))-$(notdir $(BASE))
 ARGS      =
+MODELS    = mini mini-curve smollm2
 WORKERS   = -n logical --maxprocesses 4 --dist loadgroup
 
 BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check bench lab gallery clean
+.PHONY: help setup report test check bench zoo lab gallery clean
 
 help:
 	@echo "curvekit: GPT-2 with curve embeddings and SoftEMax attention"
@@ -26,6 +27,7 @@ help:
 	@echo "  make test     set up, run the tests"
 	@echo "  make check    lint, format, types, notebooks without outputs"
 	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (15 minutes)"
+	@echo "  make zoo      set up, measure mini, mini-curve and smollm2 on the same texts, write reports/zoo"
 	@echo "  make lab      JupyterLab on the notebooks"
 	@echo "  make gallery  pictures of the widgets of notebook 06, in reports/gallery (needs Chromium)"
 	@echo "  make setup    only the virtual environment in .venv (the others do it when needed)"
@@ -69,6 +71,10 @@ check: setup
 
 bench: setup
 	$(BIN)/curvekit bench $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
+
+# MODELS: bases, runs, base:recipe; the others are compared with the first.
+zoo: setup
+	$(BIN)/curvekit zoo $(MODELS) $(if $(DATA_DIR),--corpus wikitext-2 --data-dir '$(DATA_DIR)') $(ARGS)
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
