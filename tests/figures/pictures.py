@@ -178,6 +178,20 @@ def looks_back():
     return figures.looks_back(kernels, "How far back?", "Of $5.")
 
 
+def quality_and_cost():
+    rows = [
+        {
+            "name": n,
+            "bits_per_byte": 2 - k / 4,
+            "decode_ms": 4.0 * 5**k,
+            "prefill_ms": 20.0 * 4**k,
+            "prefill_tokens": 128,
+        }
+        for k, n in enumerate(("mini", "a model $of one's own", "t5-small"))
+    ]
+    return figures.quality_and_cost(rows, ["t5-small"], "a processor, 2 threads, float32")
+
+
 def token_differences():
     return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
 
@@ -186,7 +200,7 @@ GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
-    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back,
+    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, quality_and_cost,
 ]  # fmt: skip
 
 
