@@ -277,14 +277,10 @@ class RunConfig:
         """
         self.checked()
         from curvekit.bases.hub import pick_base
-        from curvekit.recipes import RECIPES, check_freeze
+        from curvekit.recipes import check_freeze, pick_recipe
         from curvekit.text.corpora import CORPORA, existing_path
 
-        if self.recipe not in RECIPES:
-            try:
-                pick(self.recipe, RECIPES, "recipe")
-            except CurvekitError as error:
-                raise CurvekitError(f"{error}; one of your own is known after --plugin FILE") from None
+        pick_recipe(self.recipe)
         pick_base(self.base)
         if self.corpus not in CORPORA:
             existing_path(self.corpus, self.data_dir)
