@@ -11,13 +11,14 @@ SEEDS     =
 STEPS     =
 OUT       = reports/$(notdir $(CORPUS))-$(notdir $(BASE))
 ARGS      =
+MODELS    = mini mini-curve smollm2
 WORKERS   = -n logical --maxprocesses 4 --dist loadfile
 
 BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check bench soak lab gallery clean
+.PHONY: help setup report test check bench soak zoo lab gallery clean
 
 help:
 	@echo "curvekit: GPT-2 with curve embeddings and SoftEMax attention"
@@ -27,6 +28,7 @@ help:
 	@echo "  make check    lint, format, types, notebooks without outputs"
 	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (15 minutes)"
 	@echo "  make soak     ten minutes of 16 clients at the service: its memory and its errors"
+	@echo "  make zoo      set up, measure mini, mini-curve and smollm2 on the same texts, write reports/zoo"
 	@echo "  make lab      JupyterLab on the notebooks"
 	@echo "  make gallery  pictures of the widgets of notebook 06, in reports/gallery (needs Chromium)"
 	@echo "  make setup    only the virtual environment in .venv (the others do it when needed)"
@@ -73,6 +75,10 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# MODELS: bases, runs, base:recipe; the others are compared with the first.
+zoo: setup
+	$(BIN)/curvekit zoo $(MODELS) $(if $(DATA_DIR),--corpus wikitext-2 --data-dir '$(DATA_DIR)') $(ARGS)
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

@@ -77,6 +77,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+def pick_recipe(recipe: str) -> str:
+    """Return ``recipe`` if it is one of :data:`RECIPES`.
+
+    Raises:
+        CurvekitError: it is not, with the nearest names, and what is said to have one of one's own.
+    """
+    if recipe in RECIPES:
+        return recipe
+    try:
+        return pick(recipe, RECIPES, "recipe")
+    except CurvekitError as error:
+        raise CurvekitError(f"{error}; one of your own is known after --plugin FILE") from None
+
+
 def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Fields of a curve's configuration for a recipe: its own, and ``overrides``, which several recipes may share.
 
@@ -86,7 +100,7 @@ def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CurvekitError: an unknown recipe.
     """
-    own = RECIPES[pick(recipe, RECIPES, "recipe")]
+    own = RECIPES[pick_recipe(recipe)]
     settings = own | {"recipe": recipe} | overrides
     if own.get("degree") == 0:
         settings["degree"] = 0

@@ -17,11 +17,17 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("curvekit", "notebooks", "benchmarks", "tests", "docs", ".ci")
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "MANIFEST.in", "pyproject.toml",
          "setup.py", "constraints.txt", "environment.yml")  # fmt: skip
-PUBLISHED = ("reports/wikitext-2/results.json", "reports/which-curve/results.json", "reports/benchmarks/cpu.json")
+PUBLISHED = (
+    "reports/wikitext-2/results.json",
+    "reports/which-curve/results.json",
+    "reports/benchmarks/cpu.json",
+    "reports/zoo/results.json",
+)
 UNWANTED = (
     "curvekit/__pycache__/old.cpython-311.pyc",
     "reports/mine/index.html",
     "reports/wikitext-2/runs/config.json",
+    "reports/zoo/rows/mini.json",
 )
 
 pytestmark = pytest.mark.slow

@@ -69,6 +69,14 @@ def test_the_ladders_findings_are_those_of_its_committed_report():
     assert shown.strip() == told.strip(), "run: curvekit compare reports/which-curve --readme README.md"
 
 
+def test_the_zoo_is_that_of_its_committed_report():
+    from curvekit.cli.readme import ZOO_BEGIN, ZOO_END
+    from curvekit.reports.zoo import block
+
+    shown = README.partition(ZOO_BEGIN)[2].partition(ZOO_END)[0]
+    assert shown.strip() == block(ROOT / "reports" / "zoo").strip(), "run: curvekit zoo --readme README.md"
+
+
 def test_the_results_are_those_of_the_committed_report():
     from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, results_block
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curvekit.cli.flags import Commands, Pairs, add_plugin, command, listed, path
 from curvekit.cli.settings import add_settings, config
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError
 from curvekit.training.settings import MAIN_RECIPES, main_recipes
 
 
@@ -47,11 +47,11 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from curvekit.recipes import RECIPES
+    from curvekit.recipes import pick_recipe
     from curvekit.reports.execution import report
 
     settings = config(arguments)
-    recipes = [pick(name, RECIPES, "recipe") for name in listed(arguments.recipes or main_recipes(settings.base))]
+    recipes = [pick_recipe(name) for name in listed(arguments.recipes or main_recipes(settings.base))]
     seeds = [_seed(text) for text in listed(arguments.seeds)]
     out = arguments.out or Path("reports") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
     print(

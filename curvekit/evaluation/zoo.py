@@ -6,12 +6,12 @@ but its row. A row is a file in the folder, so a zoo that was stopped goes on wi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import multiprocessing
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -210,22 +210,36 @@ def _apart(order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     (folder / ROWS).mkdir(parents=True, exist_ok=True)
     asked, answer = folder / ROWS / ".order.json", folder / ROWS / ".row.json"
     begun = time.perf_counter()
+    write_json(asked, order)
+    process = _context().Process(target=main, args=(str(asked), str(answer)), daemon=True)
     try:
-        write_json(asked, order)
-        command = [sys.executable, "-m", "curvekit.evaluation.zoo", str(asked), str(answer)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        name = _short(order["name"])
-        if done.returncode or not answer.exists():
-            said = done.stderr.strip().splitlines()
-            why = f"its process ended with {done.returncode}, {said[-1] if said else 'saying nothing'}"
-            return {"name": name, "error": why if done.returncode >= 0 else f"{why} (was there too little memory?)"}
-        row = read_json(answer)
+        process.start()
+        process.join()
+        if process.exitcode or not answer.exists():
+            why = f"its process ended with {process.exitcode}"
+            why += " (was there too little memory?)" if (process.exitcode or 0) < 0 else ""
+            return {"name": _short(order["name"]), "error": why}
+        row: dict[str, Any] = read_json(answer)
         if "error" not in row:
             row["seconds"]["starting"] = time.perf_counter() - begun - sum(row["seconds"].values())
         return row
     finally:
+        if process.is_alive():
+            process.terminate()
         for path in (asked, answer):
             path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _context() -> Any:
+    """Where processes come from: where the system can, copies of one that has loaded the libraries and done no more."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["curvekit.bases.opening", "curvekit.modeling", "curvekit.evaluation.metrics", "curvekit.generation.streams"]
+    )
+    return context
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -330,7 +344,3 @@ def main(asked: str, answer: str) -> None:
     except (MemoryError, RuntimeError) as error:
         row = {"name": _short(order["name"]), "error": f"{type(error).__name__}: {first_line(error)}"}
     write_json(answer, row)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

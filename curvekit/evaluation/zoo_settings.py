@@ -32,7 +32,7 @@ class ZooSettings:
     continuation_words: int = _setting(30, "words of a continuation that are compared with the document's")
     prefill: int = _setting(128, "tokens of the text whose reading is timed")
     decode: int = _setting(32, "tokens whose writing is timed")
-    repeats: int = _setting(5, "how often each is timed")
+    repeats: int = _setting(3, "how often each is timed")
     threads: int | None = _setting(None, "threads of the CPU (default: as many as torch takes)")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import HELPS, INK, PAPER, canvas, legible, place_labels, spoken_ticks, styled
+from curvekit.figures.drawing import HELPS, INK, PAPER, canvas, place_labels, shown, spoken_ticks, styled
 
 
 @styled
@@ -55,5 +55,5 @@ def quality_and_cost(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = (
     for ax, cost in zip(axes, titles, strict=True):
         if drawn:
             points = np.array([[row[cost], row["bits_per_byte"]] for row in drawn])
-            place_labels(ax, points, [legible(row["name"]) for row in drawn], points[:0], size=8.5, color=INK)
+            place_labels(ax, points, [shown(row["name"]) for row in drawn], points[:0], size=8.5, color=INK)
     return figure

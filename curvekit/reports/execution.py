@@ -321,7 +321,7 @@ def _mended(path: Path, plugins: Sequence[str | Path] = ()) -> Iterator[str]:
     """The name of a copy that papermill can read: without marks, with a kernel, and with a cell that runs plugins."""
     notebook = read_notebook(path)
     if plugins:
-        lines = [f"load_plugin({str(Path(file).resolve())!r})" for file in plugins]
+        lines = [f"load_plugin({str(file)!r})" for file in plugins]
         source = "\n".join(["from curvekit.variants import load_plugin", "", *lines])
         notebook.cells.insert(0, new_code_cell(source, id="plugins"))
     with tempfile.TemporaryDirectory(prefix="curvekit-") as folder:

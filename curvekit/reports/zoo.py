@@ -195,7 +195,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             most = max(row["busy"] for row in busy)
             said.append(
                 f"The machine had other work, up to {most:.0%} of the time: where it says so, milliseconds are the "
-                "processor's own, over its threads, and what a machine without other work would take."
+                "processor's own, over its threads, and about what a machine without other work would take."
             )
         share = overhead(rows)
         spent = sum(sum(row["seconds"].values()) for row in rows)
@@ -218,14 +218,16 @@ def _markdown(found: Mapping[str, Any], command: str, drawn: bool) -> str:
 def _html(found: Mapping[str, Any], command: str, folder: Path | None) -> str:
     lines = cells(found)
     costs = [COLUMNS[metric][0] for metric in COSTS]
-    quality = [{k: v for k, v in line.items() if k not in (*costs, "parameters")} for line in lines]
+    apart = (*costs, "parameters", DIFFERENCE, "verdict")
+    quality = [{k: v for k, v in line.items() if k not in apart} for line in lines]
+    against = [{k: line[k] for k in ("model", DIFFERENCE, "verdict")} for line in lines]
     prices = [{k: line[k] for k in ("model", "parameters", *costs)} for line in lines]
     listed = lambda texts: "<ul>" + "".join(f"<li>{html.escape(each)}</li>" for each in texts) + "</ul>"  # noqa: E731
     picture = "How well models read, against what it costs"
     parts = [
         "<h1>The zoo</h1><p>Models on the same texts: how well they read and write, and what that costs.</p>",
         f"<figure>{image(folder / 'figures' / 'quality.svg', picture)}</figure>" if folder else "",
-        f"<h2>How well they read and write</h2>{table(quality)}<h2>What it costs</h2>{table(prices)}",
+        f"<h2>How well they read and write</h2>{table(quality)}{table(against)}<h2>What it costs</h2>{table(prices)}",
         listed(notes(found)),
     ]
     if pairs := _pairs(found):

@@ -350,16 +350,12 @@ class RunConfig:
         """
         self.checked()
         from curvekit.bases.hub import pick_base
-        from curvekit.recipes import RECIPES, check_freeze
+        from curvekit.recipes import check_freeze, pick_recipe
         from curvekit.text.coded import checked_source
         from curvekit.text.corpora import CORPORA, existing_path
         from curvekit.text.mixing import parse_mix
 
-        if self.recipe not in RECIPES:
-            try:
-                pick(self.recipe, RECIPES, "recipe")
-            except CurvekitError as error:
-                raise CurvekitError(f"{error}; one of your own is known after --plugin FILE") from None
+        pick_recipe(self.recipe)
         pick_base(self.base)
         if (self.source_key is None) != (self.target_key is None):
             raise CurvekitError(

@@ -50,12 +50,19 @@ def digits(*functions: Any) -> str:
     """12 hexadecimal digits of the source of functions or classes; of their names where there is no source."""
     digest = hashlib.sha256()
     for function in functions:
-        try:
-            text = inspect.getsource(function)
-        except (OSError, TypeError):
-            text = repr(getattr(function, "__qualname__", type(function).__qualname__))
+        text = _source(function)
+        if text is None and isinstance(function, type):  # of a class of a notebook's Python knows the methods alone
+            text = "".join(filter(None, map(_source, vars(function).values()))) or None
+        text = repr(getattr(function, "__qualname__", type(function).__qualname__)) if text is None else text
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:12]
+
+
+def _source(function: Any) -> str | None:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return None
 
 
 def called(function: Callable[..., Any], what: str, *arguments: Any, **others: Any) -> Any:

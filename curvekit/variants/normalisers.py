@@ -107,9 +107,10 @@ def attend(
     entry = NORMALISERS[name]
     if entry.fused is None and name not in _told and not torch.compiler.is_compiling():
         _told.add(name)
+        times = slowdown(name, device=query.device)
         warnings.warn(
-            f"the normaliser {name!r} has no fused form and runs by its formula: {slowdown(name):.1f} times as long as "
-            "softmax at 512 tokens, forward and backward, with memory that grows with their square",
+            f"the normaliser {name!r} has no fused form and runs by its formula: {times:.1f} times as long as softmax "
+            "at 512 tokens, forward and backward, with memory that grows with their square",
             stacklevel=2,
         )
     return _attend(
@@ -165,7 +166,14 @@ def weights_of(scores: Tensor, name: str, log_sink: float | Tensor = LOG_C) -> T
     return softemax(scores, variant=name, log_sink=log_sink)
 
 
-def slowdown(name: str, tokens: int = 512, heads: int = 8, width: int = 64, repeats: int = 5) -> float:
+def slowdown(
+    name: str,
+    tokens: int = 512,
+    heads: int = 8,
+    width: int = 64,
+    repeats: int = 5,
+    device: str | torch.device = "cpu",
+) -> float:
     """How many times as long as softmax it takes, forward and backward: the median over interleaved pairs.
 
     Raises:
@@ -175,12 +183,16 @@ def slowdown(name: str, tokens: int = 512, heads: int = 8, width: int = 64, repe
         raise CurvekitError(f"no normaliser {name!r} is registered (registered: {', '.join(NORMALISERS) or 'none'})")
     entry = NORMALISERS[name]
     generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        inputs = [torch.randn(1, heads, tokens, width, generator=generator).requires_grad_() for _ in range(3)]
+    device = torch.device(device)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        drawn = [torch.randn(1, heads, tokens, width, generator=generator) for _ in range(3)]
+        inputs = [each.to(device).requires_grad_() for each in drawn]
 
         def seconds(forward: Callable[..., Tensor]) -> float:
             begun = time.perf_counter()
             torch.autograd.grad(forward(*inputs).sum(), inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             return time.perf_counter() - begun
 
         own = lambda q, k, v: _attend(entry, q, k, v, is_causal=True)[0]  # noqa: E731

@@ -197,6 +197,20 @@ def looks_back():
     return figures.looks_back(kernels, "How far back?", "Of $5.")
 
 
+def quality_and_cost():
+    rows = [
+        {
+            "name": n,
+            "bits_per_byte": 2 - k / 4,
+            "decode_ms": 4.0 * 5**k,
+            "prefill_ms": 20.0 * 4**k,
+            "prefill_tokens": 128,
+        }
+        for k, n in enumerate(("mini", "a model $of one's own", "t5-small"))
+    ]
+    return figures.quality_and_cost(rows, ["t5-small"], "a processor, 2 threads, float32")
+
+
 def token_differences():
     return figures.token_differences(TOKENS * 8, RANDOM.normal(size=len(TOKENS) * 8), "curve+softemax")
 
@@ -269,6 +283,7 @@ GALLERY = [
     importances, slices, parallel_coordinates, fold_spread, cost,
     preference_changes, preference_histories,
     task_figures,
+    quality_and_cost,
 ]  # fmt: skip
 
 

@@ -46,6 +46,36 @@ def test_a_plugin_that_fails_tells_its_own_error_and_leaves_nothing_registered(p
     assert err.startswith("curvekit: error: the plugin my_recipe.py, line 29") and "Traceback" not in err
 
 
+@pytest.mark.slow
+def test_a_report_runs_it_in_the_kernels_of_its_notebooks(plugin, tmp_path):
+    import nbformat
+
+    from curvekit.reports.execution import execute
+
+    cells = [nbformat.v4.new_code_cell("from curvekit import RECIPES\nprint(RECIPES['mine'])")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    done = execute(tmp_path / "one.ipynb", tmp_path / "done.ipynb", {}, plugins=[plugin])
+    assert "'attention': 'sigmoid'" in done.cells[-1].outputs[0].text
+    with pytest.raises(CurvekitError, match="KeyError: 'mine'"):
+        execute(tmp_path / "one.ipynb", tmp_path / "again.ipynb", {})
+
+
+def test_a_class_of_a_notebook_is_told_from_a_changed_one():
+    """Whose class has no file: its methods have a source, as IPython keeps it."""
+    import linecache
+
+    from curvekit.variants.names import digits
+
+    found = []
+    for number, rate in enumerate((1, 2)):
+        text = f"class Own:\n    def forward(self, points):\n        return points[-1] * {rate}\n"
+        linecache.cache[f"<cell {number}>"] = (len(text), None, text.splitlines(True), f"<cell {number}>")
+        space = {"__name__": "of_no_module"}
+        exec(compile(text, f"<cell {number}>", "exec"), space)
+        found.append(digits(space["Own"]))
+    assert found[0] != found[1]
+
+
 def test_what_is_no_python_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")

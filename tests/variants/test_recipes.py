@@ -25,6 +25,15 @@ def test_settings_that_cannot_be_are_refused_by_name():
     assert "mine" not in RECIPES
 
 
+def test_the_readmes_example_is_accepted(make):
+    from pathlib import Path
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = [text for text in readme.split("```") if text.startswith("python\nfrom curvekit import register")]
+    exec(example.removeprefix("python\n"), {})
+    assert make("mine").config.attention == "sigmoid"
+
+
 def test_a_saved_model_asks_for_what_it_was_made_with(make, plugin, tiny_tokenizer, tmp_path):
     from curvekit.bases.opening import load_model, open_model
 
