@@ -20,6 +20,7 @@ from curvekit.bases.berts import load_bert
 from curvekit.bases.building import MINI
 from curvekit.modeling import ARCHITECTURES
 from curvekit.recipes import RECIPES
+from curvekit.t5 import SEQ2SEQ
 
 SHAPES: dict[str, dict[str, Any]] = {  # a GPT-2 where no other model type is said
     "tiny": {"vocab_size": 256, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2},
@@ -38,6 +39,14 @@ SHAPES: dict[str, dict[str, Any]] = {  # a GPT-2 where no other model type is sa
         "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 96,
         "tie_word_embeddings": True,
     },
+    "tiny t5": {
+        "model_type": "t5", "vocab_size": 256, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+        "pad_token_id": 0, "decoder_start_token_id": 0,
+    },
+    "t5-mini": {
+        "model_type": "t5", "vocab_size": 8192, "d_model": 320, "d_kv": 64, "d_ff": 1280, "num_layers": 2,
+        "num_heads": 5, "pad_token_id": 0, "decoder_start_token_id": 0,
+    },
     "smollm2": {
         "model_type": "llama", "vocab_size": 49152, "max_position_embeddings": 8192, "hidden_size": 576,
         "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
@@ -52,7 +61,7 @@ def pair(recipe: str, shape: dict[str, Any], settings: Settings, **changes: Any)
     transformers' class attends with SDPA; its GPT-Neo has the formula alone.
     """
     torch.manual_seed(0)
-    architecture = ARCHITECTURES[shape.get("model_type", "gpt2")]
+    architecture = (ARCHITECTURES | SEQ2SEQ)[shape.get("model_type", "gpt2")]
     plain: dict[str, Any] = {name: value for name, value in shape.items() if name != "model_type"}
     plain |= dict.fromkeys((*architecture.dropouts, architecture.attention_dropout), 0.0)
     plain |= {"bos_token_id": 0, "eos_token_id": None}
@@ -67,15 +76,15 @@ def pair(recipe: str, shape: dict[str, Any], settings: Settings, **changes: Any)
         recipes["encoder_config"] = bert.config.to_dict()
     ours = architecture.model(architecture.config(**plain | recipes))
     ours.load_state_dict(peer.state_dict(), strict=False)
-    if bert is not None and ours.base_model.encoder is not None:
-        ours.base_model.encoder.fill(bert)
+    if bert is not None and ours.curved.encoder is not None:
+        ours.curved.encoder.fill(bert)
     return ours.eval().to(settings.device), peer.eval().to(settings.device)
 
 
 @contextmanager
 def as_softmax(model: Any) -> Iterator[None]:
     """SoftEMax with a sink of -inf, which is softmax; a model with softmax is left as it is."""
-    modules = [module for module in model.base_model.modules() if isinstance(module, model.base_model.attention)]
+    modules = [module for module in model.modules() if isinstance(module, model.curved.attention)]
     if model.config.attention == "softemax":
         for module in modules:
             module.log_sink = torch.full((model.config.num_attention_heads,), -math.inf, device=model.device)
