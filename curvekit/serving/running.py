@@ -154,7 +154,7 @@ def server_of(app: Any, seconds: float) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def in_thread(app: Any, bound: socket.socket, seconds: float = 5.0) -> Iterator[str]:
+def in_thread(app: Any, bound: socket.socket, seconds: float = 30.0) -> Iterator[str]:
     """An application that runs in a thread of its own while inside, and its address."""
     import time
 
