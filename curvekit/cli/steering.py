@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from curvekit.cli.flags import Commands, command, listed, path, positive
 from curvekit.cli.printing import say
@@ -91,6 +92,6 @@ def table(found: list[dict]) -> str:
         lines.append(
             f"| {row['way']} | {row['strength']:g} | {row['success']:.0%} [{row['success_low']:.0%}, "
             f"{row['success_high']:.0%}] | {row['perplexity']:.1f} [{row['perplexity_low']:.1f}, "
-            f"{row['perplexity_high']:.1f}] | {row['distinct_2'] or 0:.2f} | {row['ms_per_token']:.0f} |"
+            f"{row['perplexity_high']:.1f}] | {row['distinct_2'] or 0:.2f} | {row['ms_per_token'] or math.nan:.0f} |"
         )
     return "\n".join(lines)

@@ -4,7 +4,7 @@ For each way and strength the same prompts are continued with the same dice, and
 
 - success: the share that the judge, a classifier of words trained on other rows than what steers, finds to have it;
 - perplexity under another model than the one that is steered, of prompt and continuation;
-- distinct pairs of words, at one length; milliseconds a token, prompts together.
+- distinct pairs of words, at one length; milliseconds a token of all texts together, on a CPU those of its threads.
 
 Intervals are over prompts. A condition is written when it is done, so that a study that was killed goes on.
 """
@@ -71,7 +71,7 @@ class Study:
         strengths: of each way; default :data:`STRENGTHS`. They are the guidance scale (preface, codes), the step size
             (bag, attribute), the vector's scale, the experts' weight.
         prompts: each is continued ``count`` times, ``tokens`` long.
-        rows: labelled rows of each label that an attribute model and a vector are made of, at most.
+        rows_used: labelled rows of each label that an attribute model and a vector are made of, at most.
         preface: what stands before the prompts in the way of that name.
         layer: after which the vector is added; default the one in the middle.
         iterations: of PPLM.
@@ -83,7 +83,7 @@ class Study:
     prompts: tuple[str, ...] = PROMPTS
     count: int = 4
     tokens: int = 24
-    rows: int = 300
+    rows_used: int = 300
     preface: str = ""
     layer: int | None = None
     iterations: int = 3
@@ -127,7 +127,7 @@ def run_study(
     folder = Path(folder)
     require(folder, STUDY)
     steering, judging = halves(train)
-    steering = first_of_each(steering, study.rows)
+    steering = first_of_each(steering, study.rows_used)
     told = study.settings() | {"model": trait(model), "scorer": trait(scorer[0]), "rows_digest": _digest(train)}
     with created(folder):
         mark(folder, STUDY.name)
@@ -233,7 +233,8 @@ def _measured(
     study: Study, voice: Any, scorer: Any, judge: Judge, control: Control | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     model, tokenizer = voice
-    begun = time.perf_counter()
+    clock = time.perf_counter if model.device.type == "cuda" else time.process_time  # other work takes no part
+    begun = clock()
     done = list(
         complete(
             model,
@@ -247,7 +248,7 @@ def _measured(
             control=control,
         )
     )
-    seconds = time.perf_counter() - begun
+    seconds = clock() - begun
     texts = [each.text for each in done]
     right = judge.verdicts(texts, study.label)
     with torch.no_grad():

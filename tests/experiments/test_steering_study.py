@@ -36,7 +36,7 @@ def scorer(tiny_base, tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def study():
-    return Study("river", WAYS, STRENGTHS, ("The", "A"), 2, 4, rows=10, iterations=1)
+    return Study("river", WAYS, STRENGTHS, ("The", "A"), 2, 4, rows_used=10, iterations=1)
 
 
 def test_a_study_measures_every_way_and_goes_on_where_it_was_killed(voice, scorer, study, tmp_path):
@@ -56,6 +56,7 @@ def test_a_study_measures_every_way_and_goes_on_where_it_was_killed(voice, score
     for row in found["rows"]:
         assert row["success_low"] <= row["success"] <= row["success_high"] and row["texts"] == 4
         assert row["perplexity_low"] <= row["perplexity"] <= row["perplexity_high"] and row["ms_per_token"] > 0
+    assert run_study(study, voice, scorer, ROWS, TEST, tmp_path / "a", said.append) == found, "it is finished"
     again = run_study(study, voice, scorer, ROWS, TEST, tmp_path / "b", said.append)
     for one, two in zip(found["rows"], again["rows"], strict=True):
         assert {**one, "ms_per_token": 0} == {**two, "ms_per_token": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 
@@ -178,6 +179,7 @@ def test_a_token_costs_no_more_forwards_than_is_promised(voice, controls, way, m
     costs: list[int] = []
     forward = type(model).forward
 
+    @functools.wraps(forward)
     def counted(self, *args, **kwargs):
         costs.append(3 if torch.is_grad_enabled() else 1)
         return forward(self, *args, **kwargs)
