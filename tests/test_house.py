@@ -245,7 +245,10 @@ def test_every_package_that_is_imported_is_declared():
 def test_what_is_committed_names_no_folder_of_the_machine_that_made_it():
     kept = [
         ROOT / "curvekit" / "assets",
-        *(ROOT / "reports" / name for name in ("benchmarks", "which-curve", "wikitext-2", "wikitext-2-scratch")),
+        *(
+            ROOT / "reports" / name
+            for name in ("benchmarks", "which-curve", "preferences", "wikitext-2", "wikitext-2-scratch")
+        ),
     ]
     pages = [path for folder in kept for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".tex")]
     assert len(pages) > 8

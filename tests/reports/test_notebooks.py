@@ -25,7 +25,7 @@ FIGURES = {
     "softemax-attention", "curve-sentence", "curve-contexts", "curve-family", "curve-weights", "leak-map",
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
-    "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
+    "preferences-changes", "preferences-histories", "preference-ratings", "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
 }  # fmt: skip
 
 
@@ -114,6 +114,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
+    small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
     return made, said
