@@ -249,7 +249,9 @@ def test_what_is_committed_names_no_folder_of_the_machine_that_made_it():
         ROOT / "curvekit" / "assets",
         *(
             ROOT / "reports" / name
-            for name in ("benchmarks", "steering", "which-curve", "wikitext-2", "wikitext-2-scratch", "zoo")
+            for name in (
+                *("benchmarks", "preferences", "steering", "which-curve", "wikitext-2", "wikitext-2-scratch", "zoo"),
+            )
         ),
     ]
     pages = [path for folder in kept for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".tex")]

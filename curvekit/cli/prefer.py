@@ -61,6 +61,10 @@ def _print(done: PreferenceRun) -> None:
     else:
         for name, before, after, change in lines(metrics):
             print(f"{name:<18}{before:>9.4f} -> {after:.4f}   {change}")
+        if "held_out_accuracy" in metrics:
+            interval = f"[{metrics['held_out_low']:.2f}, {metrics['held_out_high']:.2f}]"
+            told = f"{metrics['held_out_accuracy']:.2f} {interval} of {metrics['held_out_pairs']} pairs"
+            print(f"{'held-out pairs':<18}prefers the chosen answer in {told}")
         print(f"{'KL':<18}{metrics['kl']:.4f} nats an answer")
         if wins := metrics["win_rate"]:
             print(f"{'win rate':<18}{wins['rate']:.2f} [{wins['low']:.2f}, {wins['high']:.2f}] by {metrics['judge']}")

@@ -12,16 +12,16 @@ from curvekit.figures.drawing import MUTED, PAPER, SPARE, canvas, name_rows, sty
 
 PANELS = {  # what is shown, its title, and what it is measured in
     "reward": ("reward", "reward"),
-    "judge": ("held-out reward", "reward"),
+    "judge": ("judge", "held-out reward"),
     "perplexity": ("perplexity", "%"),
-    "distinct": ("distinct bigrams", "share"),
+    "distinct": ("diversity", "distinct bigrams"),
     "tokens": ("length", "tokens"),
 }
 
 
 @styled
 def preference_changes(rows: Sequence[Mapping[str, Any]], note: str = "") -> Figure:
-    """End minus start of each run with its 95 % interval, a panel for what was gained and for each thing it may cost.
+    """End minus start of each condition with its 95 % interval: a panel for the gain and for each thing it may cost.
 
     Args:
         rows: ``name``, and for each of :data:`PANELS` a mapping ``difference, low, high``, whose interval may be None.
@@ -35,6 +35,8 @@ def preference_changes(rows: Sequence[Mapping[str, Any]], note: str = "") -> Fig
     axes = figure.subplots(1, len(PANELS), squeeze=False)[0]
     for ax, (what, (title, unit)) in zip(axes, PANELS.items(), strict=True):
         name_rows(ax, [row["name"] for row in rows])
+        for y, label in enumerate(ax.get_yticklabels()):
+            label.set_color(SPARE[y % len(SPARE)])
         if ax is not axes[0]:
             ax.set_yticks([])
         ax.set_title(title)

@@ -18,10 +18,11 @@ import torch
 from curvekit.evaluation.metrics import LanguageModelScore, diversity, score_documents
 from curvekit.evaluation.significance import paired_bootstrap, resampled
 from curvekit.files import finite, write_json, write_jsonl
-from curvekit.preferences.gathering import Answer
-from curvekit.preferences.policies import Policy, log_probabilities, write
+from curvekit.preferences.encoding import answer_ids, prompt_ids
+from curvekit.preferences.gathering import Answer, Preference
+from curvekit.preferences.policies import Policy, laid_out, log_probabilities, write
 from curvekit.preferences.prompting import encoded
-from curvekit.preferences.ratings import QUESTIONS, win_rates
+from curvekit.preferences.ratings import QUESTIONS, wilson, win_rates
 from curvekit.preferences.rewards import Reward
 from curvekit.preferences.settings import PreferenceConfig
 
@@ -89,6 +90,28 @@ def compare(
         "prompts": len(prompts),
         "signature": scores[0].signature,
     }  # fmt: skip
+
+
+def preferred_share(config: PreferenceConfig, policy: Policy, pairs: Sequence[Preference]) -> dict[str, Any]:
+    """In what share of pairs the policy's own reward, ``log pi / pi_ref``, is higher for the chosen answer.
+
+    Returns:
+        ``held_out_pairs, held_out_accuracy`` and Wilson's interval as ``held_out_low, held_out_high``. Where policy and
+        reference are one, no answer is higher, and a tie counts half.
+    """
+    prompts = [prompt_ids(policy.tokenizer, each.prompt, config.chat) for each in pairs]
+    found = []
+    for side in ("chosen", "rejected"):
+        answers = [answer_ids(policy.tokenizer, getattr(e, side), getattr(e, f"{side}_ended")) for e in pairs]
+        rows = laid_out(policy.tokenizer, prompts, answers, policy.device)
+        ratio = log_probabilities(policy.model, rows)
+        with policy.as_reference() as reference:
+            ratio = ratio - log_probabilities(reference, rows)
+        found.append(ratio.sum(1))
+    wins = float((found[0] > found[1]).sum()) + 0.5 * float((found[0] == found[1]).sum())
+    low, high = wilson(wins, len(pairs))
+    figures = {"held_out_pairs": len(pairs), "held_out_accuracy": wins / len(pairs)}
+    return figures | {"held_out_low": low, "held_out_high": high}
 
 
 def blind(prompts: Sequence[str], rows: Sequence[dict[str, Any]], judge: str, seed: int) -> list[dict[str, Any]]:

@@ -168,6 +168,19 @@ def write(
     return Rollout(ids, mask, here, answers)
 
 
+def laid_out(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Any
+) -> Rollout:
+    """Prompts and answers that are known already, as token ids, in the rows of a rollout."""
+    pad, left, right = pad_token(tokenizer), max(map(len, prompts)), max(map(len, answers))
+    both = list(zip(prompts, answers, strict=True))
+    ids = [[pad] * (left - len(p)) + [*p, *a] + [pad] * (right - len(a)) for p, a in both]
+    mask = [[0] * (left - len(p)) + [1] * (len(p) + len(a)) + [0] * (right - len(a)) for p, a in both]
+    here = [[True] * len(a) + [False] * (right - len(a)) for a in answers]
+    rows = [torch.tensor(each, device=device) for each in (ids, mask, here)]
+    return Rollout(rows[0], rows[1], rows[2], [])
+
+
 def positions(mask: Tensor) -> Tensor:
     """Where each token stands in its text, whatever was padded before it: ``[rows, time]``."""
     return (mask.cumsum(1) - 1).clamp(min=0)

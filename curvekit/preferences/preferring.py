@@ -25,7 +25,7 @@ from curvekit.preferences.diary import Diary, take_back
 from curvekit.preferences.encoding import answer_ids, check_room, prompt_ids
 from curvekit.preferences.gathering import Answer, Gathered, Preference, from_scores, read_pairs
 from curvekit.preferences.invariants import check_start
-from curvekit.preferences.measuring import compare
+from curvekit.preferences.measuring import compare, preferred_share
 from curvekit.preferences.policies import Policy, start, write
 from curvekit.preferences.prompting import Prompts, encoded, gather_prompts
 from curvekit.preferences.reinforcing import PROGRESS, Reinforcement, reinforce
@@ -38,7 +38,7 @@ from curvekit.training.checkpoints import WEIGHTS, is_last, last_whole_checkpoin
 from curvekit.training.runs import claimed
 from curvekit.training.tracking import Row, Watcher, check_tracker, watching
 
-HELD_OUT_PAIRS = 5  # every fifth pair judges a reward model and trains none
+HELD_OUT_PAIRS = 5  # every fifth pair of a file judges, and trains nothing
 
 
 def prefer(
@@ -226,7 +226,7 @@ class _Work:
         return [each for i, each in enumerate(pairs) if not self._is_held_out(i)]
 
     def _is_held_out(self, number: int) -> bool:
-        enough = self.config.method == "reward" and len(self.run.pairs) >= HELD_OUT_PAIRS
+        enough = self.config.pairs is not None and len(self.run.pairs) >= HELD_OUT_PAIRS
         return enough and number % HELD_OUT_PAIRS == HELD_OUT_PAIRS - 1
 
     def _save(self) -> None:
@@ -279,7 +279,10 @@ class _Work:
             judge = reward = reward_of("full_sentence")
         texts = self.corpus["test"]["text"][: config.eval_documents]
         revision = corpus_revision(self.corpus)["test"]
-        return compare(config, self.policy, self.prompts.test, texts, reward, judge, self.run.folder, revision)
+        found = compare(config, self.policy, self.prompts.test, texts, reward, judge, self.run.folder, revision)
+        if held_out := [each for i, each in enumerate(self.run.pairs) if self._is_held_out(i)]:
+            found |= preferred_share(config, self.policy, held_out)
+        return found
 
     def _open(self) -> None:
         """The policy as it was saved, whose start is still at hand."""

@@ -15,7 +15,9 @@ from curvekit.bases.adapters import adapter_off
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.preferences import invariants, tuning
+from curvekit.preferences.gathering import Preference
 from curvekit.preferences.invariants import check_start
+from curvekit.preferences.measuring import preferred_share
 from curvekit.preferences.policies import base_of, forced, start, write
 from curvekit.preferences.preferring import prefer
 from curvekit.preferences.prompting import encoded, gather_prompts
@@ -204,6 +206,25 @@ def test_another_run_in_the_folder_is_named_and_untouched(config, finished):
     with pytest.raises(CurvekitError, match="holds another run: its seed is 0, not 1"):
         prefer(config(seed=1), run.folder, progress="none")
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_of_a_file_of_pairs_every_fifth_judges_and_trains_nothing(config, tmp_path):
+    money = [
+        {"prompt": f"{prompt} {i}", "chosen": " is a place for money.", "rejected": " is the side of a river."}
+        for i in range(5)
+        for prompt in ("A bank", "The river", "The curve", "Every weight")
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in money))
+    run = prefer(config(pairs=str(path), rule=None, steps=12, learning_rate=5e-3), tmp_path / "run", progress="none")
+    assert run.metrics["held_out_pairs"] == 4 and run.metrics["held_out_accuracy"] == 1
+    assert run.metrics["held_out_low"] < 1
+
+
+def test_pairs_that_a_policy_has_not_learned_are_ties(config):
+    policy = start(config())
+    pair = Preference("The river", " was low.", " river river.", True, False)
+    assert preferred_share(config(), policy, [pair, pair])["held_out_accuracy"] == 0.5
 
 
 def test_a_command_that_is_refused_leaves_nothing_behind(config, tmp_path):

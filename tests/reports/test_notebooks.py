@@ -35,6 +35,7 @@ FIGURES = {
     "steering",
     "document-lengths", "zipf", "scripts", "tokens", "forgetting",
     "chat", "task-colours",
+    "preferences-changes", "preferences-histories", "preference-ratings",
 }  # fmt: skip
 
 
@@ -130,6 +131,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small |= {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
     colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
     small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
+    small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said
