@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         "talk with a run or a base in the terminal; it explains itself",
         "  curvekit chat smollm2\n"
         "  curvekit chat runs/chat --temperature 0.7 --system 'You are a librarian.'\n"
-        "  curvekit chat mini --form plain < questions.txt",
+        "  curvekit chat mini --form plain --tokens 40",
     )
     each.add_argument("model", metavar="RUN_OR_BASE", help="a run's folder, a saved model's folder, or a base")
     each.add_argument("--recipe", metavar="NAME", help="build this recipe on the base (default: the base itself)")
