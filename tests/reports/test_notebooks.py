@@ -115,7 +115,11 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
-    small |= {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
+    domain = tmp_path_factory.mktemp("domain")
+    for split, first in (("train", 0), ("validation", 100), ("test", 200)):
+        lines = [" ".join(f"{word}{(i + 1) * k % 997}" for k, word in enumerate("abcdefghij")) for i in range(first, first + 30)]
+        (domain / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    small |= {"tokenizers": ["characters"], "domain": str(domain), "documents": 3}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=PATHS, parameters=small, progress=said.append)
     return made, said
