@@ -92,6 +92,10 @@ def load_mixed(
         held_out = [text for split in ("validation", "test") for text in corpus[split]["text"]]
         if gone := {found.text for found in find_duplicates(rows["text"], held_out)}:
             announce(f"{each.corpus}: {len(gone):,} documents that stand in held-out text of {name} left out")
+            if len(gone) == rows.num_rows:
+                raise CurvekitError(
+                    f"every document of {each.corpus} stands in held-out text of {name}; mix another in"
+                )
             rows = rows.select([row for row in range(rows.num_rows) if row not in gone])
         texts.append(rows)
     parts = shares([size_of(rows) for rows in texts], [None, *(each.share for each in further)], temperature)

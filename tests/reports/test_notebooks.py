@@ -132,6 +132,11 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
     small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
     small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
+    domain = tmp_path_factory.mktemp("domain")
+    for split, first in (("train", 0), ("validation", 100), ("test", 200)):
+        lines = [" ".join(f"{word}{(i + 1) * k % 997}" for k, word in enumerate("abcdefghij")) for i in range(first, first + 30)]
+        (domain / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    small |= {"tokenizers": ["characters"], "domain": str(domain), "documents": 3}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
     made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
     return made, said

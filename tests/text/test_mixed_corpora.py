@@ -69,6 +69,11 @@ def test_held_out_text_of_the_corpus_is_left_out_of_what_is_mixed_in(other, tiny
     assert corpus["test"]["text"][0] == tiny_texts[52]
 
 
+def test_what_would_leave_nothing_is_named(tiny_corpus):
+    with pytest.raises(CurvekitError, match="every document of .* stands in held-out text"):
+        load_mixed(str(tiny_corpus), None, f"{tiny_corpus}=0.5")
+
+
 def test_a_run_trains_on_a_mixture_and_learns_its_tokeniser_from_it(other, tiny_base, tiny_corpus, tmp_path):
     config = RunConfig(
         recipe="plain", base=str(tiny_base), corpus=str(tiny_corpus), mix=f"{other}=0.5", steps=2, eval_every=2,
