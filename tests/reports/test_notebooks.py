@@ -128,7 +128,6 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
-    small |= {"tokenizers": ["characters"], "domain": str(tiny_corpus), "documents": 3}
     colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
     small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
     small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
