@@ -174,6 +174,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"Texts: {_short_note(found)} {texts['words']:,} words, {texts['bytes']:,} bytes, sha256 {texts['sha256']}.",
         f"Δ is a model's bits a byte minus those of {rows[0]['name'] if rows else 'the first'}, on the same documents; "
         "below zero is better. Intervals: 95% paired bootstrap over documents.",
+        "The models have read different texts before, a large one perhaps these: what differs is the models as they are, "
+        "not their architectures alone.",
         "Perplexity and token accuracy are of a model's own tokens, and compare between models that share them; perplexity "
         "a word and bits a byte compare across tokens.",
     ]
