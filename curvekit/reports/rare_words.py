@@ -69,7 +69,7 @@ def table(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPLES)
     """
     arms, told = arms_of(rows, start), []
     base = scores_of(rows, start, *BASELINE)
-    groups = {"all words": range(len(base[0].edges) + 1)}
+    groups = {"all words": list(range(len(base[0].edges) + 1))}
     groups |= {"rare": _bins(base[0], 0, 4), "frequent": _bins(base[0], 64, 10**9)}
     for arm in arms:
         own = [row for row in rows if (row["start"], row["recipe"], row["loss"]) == (start, *arm)]
@@ -80,14 +80,14 @@ def table(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPLES)
         }
         scores = scores_of(rows, start, *arm)
         for name, bins in groups.items():
-            if not sum(each.tokens[:, list(bins)].sum() for each in base):
+            if not sum(each.tokens[:, bins].sum() for each in base):
                 line[name] = "n/a"
                 continue
             if arm == BASELINE:
-                total = sum(each.nll[:, list(bins)].sum() for each in base)
-                line[name] = f"{total / sum(each.tokens[:, list(bins)].sum() for each in base):.3f} nats"
+                total = sum(each.nll[:, bins].sum() for each in base)
+                line[name] = f"{total / sum(each.tokens[:, bins].sum() for each in base):.3f} nats"
                 continue
-            ours, theirs = ([each.as_score(list(bins)) for each in side] for side in (scores, base))
+            ours, theirs = ([each.as_score(bins) for each in side] for side in (scores, base))
             apart = paired_bootstrap(ours, theirs, samples=samples)
             line[name] = f"{apart.difference:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]"
         told.append(line)
@@ -110,10 +110,10 @@ def pictures(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPL
         }
         models[shown(arm)] = sums | {"error": fmean(each.calibration_error for each in scores)}
     groups = by_frequency(rows, start, samples)
-    found = {f"{start}-calibration": figures.calibration(models, f"Does it know how sure to be? {start}")}
+    found = {f"{start}-calibration": figures.calibration(models, f"Does it know how sure to be? Tokens of words, {start}")}
     if groups:
         what = "times the training text has the word"
-        found[f"{start}-by-frequency"] = figures.difference_by_group(groups, what, "cross-entropy")
+        found[f"{start}-by-frequency"] = figures.difference_by_group(groups, what, "cross_entropy")
     return found
 
 
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts.append(f"### {start}, seeds {', '.join(map(str, seeds))}\n\n{markdown_table(table(rows, start))}\n")
         for name, figure in pictures(rows, start).items():
             figures.save(figure, name, folder)
-            parts.append(f"![{figure.get_label().split('.')[0]}](figures/{name}.png)\n")
+            parts.append(f"![{str(figure.get_label()).split('.')[0]}](figures/{name}.png)\n")
     write_text(folder / "results.md", "\n".join(parts))
     if (folder / "README.md").exists():
         write_text(folder / "README.md", page((folder / "README.md").read_text("utf-8"), "\n".join(parts)))
