@@ -359,7 +359,7 @@ def _command(
     folder: Path,
     notebooks: Sequence[str | Path] | None,
     parameters: Mapping[str, Any],
-    plugins: Sequence[str | Path],
+    plugins: Sequence[str | Path] = (),
 ) -> str:
     """The command line that makes this report, with the settings that are not at their defaults."""
     words = ["curvekit", "report", "--out", str(folder), "--recipes", *recipes, "--seeds", *map(str, seeds)]
