@@ -67,7 +67,7 @@ def score_targets(
     """
     if not targets or len(sources) != len(targets):
         raise CurvekitError(f"{len(sources)} sources and {len(targets)} targets are no pairs; give one of each")
-    limit = int(getattr(model.config, "max_context", None) or getattr(model.config, "max_position_embeddings", 512))
+    limit: Any = getattr(model.config, "max_context", None) or getattr(model.config, "max_position_embeddings", 512)
     room = limit if context is None else context
     if not 2 <= room <= limit:
         raise CurvekitError(f"context {room} is beyond the model's positions: choose 2 to {limit}")
