@@ -86,7 +86,7 @@ def _recording(
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attention_mask is not None:
         seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask >= 0
-    lse = scores.float().masked_fill(~seen, -torch.inf).logsumexp(-1)[:, :, 1:]  # the first position sees itself alone
+    lse = scores.float().masked_fill(~seen, -torch.inf).logsumexp(-1)
     module.recorded[module] = lse.transpose(0, 1).flatten(1)  # type: ignore[index,operator]
     own = module._parameters.pop("log_sink")
     try:
