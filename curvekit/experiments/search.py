@@ -228,7 +228,7 @@ def _end(
         best = study.best()
         better = best.value < given["bits"]
         values = dict(best.params) if better else {}
-        test = {}
+        test: dict[str, list[Any]] = {}
         for kind, wanted in (("given", own), ("winner", with_values(own, values) if values else own)):
             if kind == "winner" and not better:
                 test[kind] = test["given"]
@@ -285,7 +285,8 @@ def verdict(given: float, best: float, given_runs: Sequence[Any], winner_runs: S
     if winner_runs is given_runs or list(given_runs) == list(winner_runs):
         return row
     try:
-        tested = paired_bootstrap(*([run.scores("test") for run in runs] for runs in (winner_runs, given_runs)))
+        scores = [[run.scores("test") for run in runs] for runs in (winner_runs, given_runs)]
+        tested = paired_bootstrap(scores[0], scores[1])
     except CurvekitError as error:
         return row | {"verdict": f"not tested: {error}"}
     figures = {name: finite(getattr(tested, name)) for name in ("difference", "low", "high")}

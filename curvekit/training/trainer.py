@@ -132,7 +132,7 @@ def train(
             for text in told:
                 _tell(watchers, text, lasting=True)
             if not trained:
-                fit(config, run, corpus, checkpoint and Path(checkpoint), watchers, shown)
+                fit(config, run, corpus, Path(checkpoint) if checkpoint else None, watchers, shown)
             evaluate(config, run, corpus, revision, watchers, shown)
     return run
 
@@ -159,7 +159,7 @@ def _goes_on(run: Run) -> tuple[str | None, list[Row]]:
         warnings.warn(f"{run.folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
         _clear(run.folder, "checkpoints")
         checkpoint = None
-    return checkpoint and str(checkpoint), _take_back(run.folder, rows, checkpoint)
+    return str(checkpoint) if checkpoint else None, _take_back(run.folder, rows, checkpoint)
 
 
 def fit(
@@ -403,7 +403,7 @@ class RunTrainer(SafeTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         examples = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, Filled):
-            return Dealt(examples, self.args.data_seed)
+            return Dealt(examples, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def _track_num_input_tokens(self, inputs: dict[str, torch.Tensor]) -> None:
