@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if missing := next((each for each in arguments.ratings if not each.is_file()), None):
         raise CurvekitError(f"there is no file {missing}; name files of ratings")
-    losses = {}
+    losses: dict[str, float] = {}
     for folder in arguments.runs:
         done = load_run(folder)
         for name in (str(folder), folder.name, done.config.recipe):  # a model's name in the ratings may be any of these

@@ -78,7 +78,7 @@ class FoldTokens:
         packed = pack(folds.texts, tokenizer, 2, path, name="the corpus")
         self.stream, self.starts = packed.stream, packed.starts
         self.ends = np.append(self.starts[1:], len(self.stream)).astype(np.int64)
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "prefix": start_token(tokenizer),
             "vocabulary": len(tokenizer),
             "tokenizer_hash": tokenizer_fingerprint(tokenizer),

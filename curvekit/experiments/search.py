@@ -8,6 +8,7 @@ advantage is what it is worth, and the rest was optimism.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,10 +108,12 @@ def search(
             own = dataclasses.replace(config, recipe=recipe)
             studies[recipe] = Study(folder, recipe, plan.space, plan.sampler, plan.trials, config.seed)
             _given(own, work, folder, len(folds), announce)
-            while _one(own, work, studies[recipe], len(folds), announce):
-                pass
-        while any(study.waiting() for study in studies.values()):  # another process ends the last trials
-            time.sleep(0.5)
+        while not all(study.done() for study in studies.values()):
+            for recipe, study in studies.items():
+                while _one(dataclasses.replace(config, recipe=recipe), work, study, len(folds), announce):
+                    pass
+            if not all(study.done() for study in studies.values()):
+                time.sleep(0.5)  # another process is at the last ones, or was killed at them
         del work
         with FileLock(folder / ".final.lock"):
             return _end(config, plan, folder, studies, folds, announce)
@@ -225,7 +228,7 @@ def _end(
         best = study.best()
         better = best.value < given["bits"]
         values = dict(best.params) if better else {}
-        test = {}
+        test: dict[str, list[Any]] = {}
         for kind, wanted in (("given", own), ("winner", with_values(own, values) if values else own)):
             if kind == "winner" and not better:
                 test[kind] = test["given"]
@@ -234,7 +237,8 @@ def _end(
             for seed in plan.seeds:
                 announce(f"{recipe}, {kind}, seed {seed}: trained and tested once")
                 tracked = dataclasses.replace(wanted, seed=seed, wandb_group=f"{_group(own, folder)}/{kind}")
-                runs.append(train(tracked, folder / "runs" / f"{recipe}-{kind}-seed{seed}"))
+                place = folder / "runs" / f"{recipe}-{kind}-seed{seed}"
+                runs.append(train(tracked, place, progress="auto" if sys.stderr.isatty() else "none"))
             test[kind] = runs
         found[recipe] = {
             "given": {"bits": given["bits"], "values": as_given(own, plan.space), "folds": given["folds"]},
@@ -281,7 +285,8 @@ def verdict(given: float, best: float, given_runs: Sequence[Any], winner_runs: S
     if winner_runs is given_runs or list(given_runs) == list(winner_runs):
         return row
     try:
-        tested = paired_bootstrap(*([run.scores("test") for run in runs] for runs in (winner_runs, given_runs)))
+        scores = [[run.scores("test") for run in runs] for runs in (winner_runs, given_runs)]
+        tested = paired_bootstrap(scores[0], scores[1])
     except CurvekitError as error:
         return row | {"verdict": f"not tested: {error}"}
     figures = {name: finite(getattr(tested, name)) for name in ("difference", "low", "high")}

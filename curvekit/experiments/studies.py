@@ -109,10 +109,9 @@ class Study:
                         self._suggest(trial, each)
             yield trial
 
-    def waiting(self) -> bool:
-        """Whether another process is at a trial."""
-        with self.lock:
-            return self._alive() > 0
+    def done(self) -> bool:
+        """Whether there are as many trials as there shall be."""
+        return len(self.ended()) >= self.trials
 
     def tell(self, trial: Any, value: float | None) -> None:
         """The score of a trial; None: it was given up."""

@@ -73,7 +73,7 @@ class RunTrainer(SafeTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         examples = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, Filled):
-            return Dealt(examples, self.args.data_seed)
+            return Dealt(examples, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def _track_num_input_tokens(self, inputs: dict[str, torch.Tensor]) -> None:

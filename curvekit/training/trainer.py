@@ -114,7 +114,7 @@ def train(
             for text in told:
                 _tell(watchers, text, lasting=True)
             if not trained:
-                fit(config, run, material, checkpoint and Path(checkpoint), watchers, shown)
+                fit(config, run, material, Path(checkpoint) if checkpoint else None, watchers, shown)
             evaluate(config, run, material, revision, watchers, shown)
     return run
 
@@ -148,7 +148,7 @@ def _goes_on(run: Run) -> tuple[str | None, list[Row]]:
         warnings.warn(f"{run.folder} has lost the history of its checkpoints; training begins anew", stacklevel=2)
         _clear(run.folder, "checkpoints")
         checkpoint = None
-    return checkpoint and str(checkpoint), _take_back(run.folder, rows, checkpoint)
+    return str(checkpoint) if checkpoint else None, _take_back(run.folder, rows, checkpoint)
 
 
 def fit(
