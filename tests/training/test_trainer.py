@@ -89,7 +89,7 @@ def test_a_run_leaves_every_file_and_every_figure(undisturbed, config):
     names = {path.name for path in undisturbed.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("config.json", "corpus.json", "history.jsonl", "metrics.json", "model", "samples.jsonl"),
-        *("scores-test.json", "scores-validation.json"),
+        *("scores-test.json", "scores-validation.json", "frequency.json"),
     }
     metrics = undisturbed.metrics
     assert metrics.keys() >= LANGUAGE | {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "distinct_1", "self_bleu"}
