@@ -26,7 +26,7 @@ from curvekit.training.trainer import train
 NAMES = {
     "run": [
         "config.json", "corpus.json", "metrics.json", "history.jsonl", "samples.jsonl", "scores-test.json", ".lock",
-        "scores-validation.json", "wandb.json", "model/config.json", "model/model.safetensors",
+        "scores-validation.json", "frequency.json", "wandb.json", "model/config.json", "model/model.safetensors",
         "tokens/train.safetensors", "tokens/secrets.txt", "checkpoints/checkpoint-3/weights.pt",
         "checkpoints/notes.txt", MARKER,
     ],

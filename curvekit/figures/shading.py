@@ -34,6 +34,7 @@ from curvekit.figures.drawing import (
     text_width,
     wrap,
 )
+from curvekit.text.scripts import writes_from_right
 
 __all__ = ["token_cuts", "token_differences", "token_probabilities", "token_probabilities_html"]
 
@@ -51,7 +52,10 @@ LINE = 0.25  # inches from one line of coloured text to the next
 
 
 def _lines_of(tokens: Sequence[str]) -> tuple[list[tuple[float, int, float, str]], int]:
-    """Where each token stands in a running text, as (x, line, width, text), and how many lines there are."""
+    """Where each token stands in a running text, as (x, line, width, text), and how many lines there are.
+
+    A text that begins from the right is laid out from there; words of the other direction within it are by themselves.
+    """
     size, margin = 9.5, 0.1
     space = text_width("n n", size) - text_width("nn", size)
     boxes: list[tuple[float, int, float, str]] = []
@@ -66,6 +70,8 @@ def _lines_of(tokens: Sequence[str]) -> tuple[list[tuple[float, int, float, str]
             line, x = line + 1, margin
         boxes.append((x, line, width, text))
         x += width + 0.01 if text else 0
+    if writes_from_right("".join(tokens)):
+        boxes = [(WIDTH - x - width, row, width, text) for x, row, width, text in boxes]
     return boxes, line + 1
 
 

@@ -7,7 +7,7 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation.forgetting import gains
 from curvekit.evaluation.languages import aligned_files, prices, score_languages
 from curvekit.evaluation.metrics import score_documents
-from curvekit.figures.shading import token_probabilities_html
+from curvekit.figures.shading import _lines_of, token_probabilities_html
 from curvekit.reports.markup import texts
 from curvekit.text.corpora import load_corpus
 
@@ -81,6 +81,11 @@ def test_running_text_is_shown_from_the_side_it_begins_at():
     page = token_probabilities_html(["שלום"], [0.5], [[]], "עולם")
     assert '<div dir="auto"' in page and "שלום" in page
     assert '<td dir="auto"' in str(texts([{"who": "a model", "text": SAID["he"]}]))
+
+
+def test_figures_lay_tokens_out_from_the_side_that_their_text_begins_at():
+    right, left = ([box[0] for box in _lines_of(tokens)[0]] for tokens in (["שלום", " עולם"], ["hello", " world"]))
+    assert right[0] > right[1] and left[0] < left[1]
 
 
 def test_what_is_gained_here_and_lost_there_is_told_apart(make, tiny_tokenizer, tiny_texts):
