@@ -456,7 +456,7 @@ def _steered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samplin
 def _decoding(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     sampling: Sampling,
     steered: Steered | None,
 ) -> dict[str, Any]:
@@ -488,8 +488,12 @@ def _encode(
         return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in sources]
     before = before_of(sampling) if before is None else before
     fitted = [
-        _fitted(tokenizer, text, room, before) if isinstance(each, str) else (list(each)[-room:], _cut(list(each), room))
-        for each, text in zip(prompts, encodable(each if isinstance(each, str) else "" for each in prompts), strict=True)
+        _fitted(tokenizer, text, room, before)
+        if isinstance(each, str)
+        else (list(each)[-room:], _cut(list(each), room))
+        for each, text in zip(
+            prompts, encodable(each if isinstance(each, str) else "" for each in prompts), strict=True
+        )
     ]
     ids, mask = _padded([row for row, _ in fitted], _pad(tokenizer), model.device)
     return {"input_ids": ids, "attention_mask": mask}, [cut for _, cut in fitted]

@@ -42,8 +42,8 @@ from curvekit.figures.drawing import is_figure
 from curvekit.files import read_json, write_json, write_text
 from curvekit.ownership import Kind, Scratch, Shape, created, json_with, mark, marker, require, text_with
 from curvekit.reports.markup import headline
-from curvekit.reports.preflight import check
 from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
+from curvekit.reports.preflight import check
 from curvekit.training.runs import RUN
 from curvekit.training.settings import RunConfig, main_recipes
 

@@ -9,6 +9,7 @@ reads ``results.json`` there, as ``ladder collect --brief`` left it, and writes 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -222,7 +223,7 @@ def gains(runs_of: Mapping[str, Sequence[Mapping[str, Any]]], split: str = "test
             for name, runs in runs_of.items()
             if name in (PLAIN, *chosen)
         }
-        labels = [f"below {edges[0]:,}", *(f"{a:,}–{b - 1:,}" for a, b in zip(edges, edges[1:], strict=False))]
+        labels = [f"below {edges[0]:,}", *(f"{a:,}–{b - 1:,}" for a, b in itertools.pairwise(edges))]
         labels = [label for label, keep in zip([*labels, f"{edges[-1]:,} and more"], kept, strict=True) if keep]
         panels[what] = (labels, {SHOWN.get(name, name): of[name] - of[PLAIN] for name in chosen})
     return figures.gain_by_bin(panels, PLAIN, "Medium rung, test split; bins of 500 tokens and more.")

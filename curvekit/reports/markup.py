@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curvekit.figures.drawing import coloured, colour
 from curvekit.evaluation.results import cells, contrast_cells
+from curvekit.figures.drawing import colour, coloured
 
 if TYPE_CHECKING:
     from curvekit.experiments.comparison import Comparison

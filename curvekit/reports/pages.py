@@ -30,8 +30,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 import curvekit
-from curvekit.figures.drawing import INK
 from curvekit.experiments.comparison import Comparison
+from curvekit.figures.drawing import INK
 from curvekit.recipes import OWN_RECIPES
 from curvekit.reports.markup import contrasts, headline, marked, results
 from curvekit.training.settings import RunConfig

@@ -49,7 +49,9 @@ def gather(conditions: Mapping[str, str | Path]) -> dict[str, Any]:
         runs = [load_preferences(place) for place in places]
         for run in runs[1:]:
             if other := [each for each in runs[0].config.differences(run.config) if not each.startswith("seed ")]:
-                raise CurvekitError(f"{run.folder} is no other seed of {places[0]}: {other[0]}; name one condition each")
+                raise CurvekitError(
+                    f"{run.folder} is no other seed of {places[0]}: {other[0]}; name one condition each"
+                )
         settings = runs[0].config.results()
         settings |= {key: Path(str(settings[key])).name for key in _PATHS if settings.get(key)}
         found[name] = {"settings": settings, "runs": [_gathered(run) for run in runs]}
@@ -180,7 +182,9 @@ def command_of(settings: Mapping[str, Any], seeds: Sequence[int], name: str) -> 
     for key, value in settings.items():
         if value is not None and key != "seed" and value != plain.get(key):
             flags.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
-    return f"curvekit prefer --method {settings['method']} " + " ".join(f for f in flags if not f.startswith("--method"))
+    return f"curvekit prefer --method {settings['method']} " + " ".join(
+        f for f in flags if not f.startswith("--method")
+    )
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -245,7 +249,8 @@ def latex(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         name = row["name"].replace("_", r"\_")
         parts = [
-            f"${row[w]['difference']:+.2f}$ [${row[w]['low']:+.2f}$, ${row[w]['high']:+.2f}$]" for w in ("reward", "judge")
+            f"${row[w]['difference']:+.2f}$ [${row[w]['low']:+.2f}$, ${row[w]['high']:+.2f}$]"
+            for w in ("reward", "judge")
         ]
         cost = rf"${100 * row['perplexity']['difference']:+.1f}\,\%$"
         lines.append(f"{name} & {parts[0]} & {parts[1]} & {row['kl']:.2f} & {cost} " + r"\\")

@@ -49,7 +49,9 @@ def shown(arm: tuple[str, str]) -> str:
     return loss if recipe == PLAIN else recipe if loss == "cross_entropy" else f"{recipe}, {loss}"
 
 
-def by_frequency(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPLES) -> dict[str, list[dict[str, Any]]]:
+def by_frequency(
+    rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPLES
+) -> dict[str, list[dict[str, Any]]]:
     """arm -> rows ``label``, ``tokens``, ``difference``, ``low``, ``high`` against the plain loss, for each bin."""
     base = scores_of(rows, start, *BASELINE)
     found = {}
@@ -110,7 +112,9 @@ def pictures(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPL
         }
         models[shown(arm)] = sums | {"error": fmean(each.calibration_error for each in scores)}
     groups = by_frequency(rows, start, samples)
-    found = {f"{start}-calibration": figures.calibration(models, f"Does it know how sure to be? Tokens of words, {start}")}
+    found = {
+        f"{start}-calibration": figures.calibration(models, f"Does it know how sure to be? Tokens of words, {start}")
+    }
     if groups:
         what = "times the training text has the word"
         found[f"{start}-by-frequency"] = figures.difference_by_group(groups, what, "cross_entropy")

@@ -34,10 +34,10 @@ ABOUT_THE_CLAIM = (
     "detokenisers: a figure for that text and those tokens alone.",
     "GPT-Neo has GPT-2's tokens, so its perplexity compares with GPT-2's on the same text; T5 has others, drops line "
     "breaks and writes a target for a source, so its perplexity compares with neither.",
-    "BLEU says nothing without its references and its signature, and 0.42 is on a scale to 1, where sacrebleu's goes to "
-    "100; no machine, batch, length or cache stands beside the milliseconds.",
-    "What compares across tokens is bits a byte and perplexity a word of the same text, and BLEU of continuations of the "
-    "same prompts cut at the same number of words: the table above has these.",
+    "BLEU says nothing without its references and its signature, and 0.42 is on a scale to 1, where sacrebleu's goes "
+    "to 100; no machine, batch, length or cache stands beside the milliseconds.",
+    "What compares across tokens is bits a byte and perplexity a word of the same text, and BLEU of continuations of "
+    "the same prompts cut at the same number of words: the table above has these.",
 )
 COLUMNS = {  # metric -> its heading and digits
     "perplexity": ("perplexity", 2),
@@ -98,7 +98,9 @@ def load(folder: str | Path) -> dict[str, Any]:
     """
     row = ({"name": str, "error": str}, ROW)
     shape = {"texts": {"documents": int, "words": int}, "rows": [row], "differences": [_PAIR], "command": str}
-    found: dict[str, Any] = read_json(Path(folder) / "results.json", shape={**shape, "settings": dict, "minutes": float})
+    found: dict[str, Any] = read_json(
+        Path(folder) / "results.json", shape={**shape, "settings": dict, "minutes": float}
+    )
     return found
 
 
@@ -141,8 +143,10 @@ def _difference(pair: Mapping[str, Any] | None, is_first: bool) -> dict[str, str
 def block(folder: str | Path) -> str:
     """What the README shows of a zoo: its table in short, its notes and its command."""
     found = load(folder)
-    shown = ("model", "word perplexity", "bits/byte", DIFFERENCE, "verdict", "BLEU", "prefill ms", "ms/token", "peak MB",
-             "parameters")  # fmt: skip
+    shown = (
+        *("model", "word perplexity", "bits/byte", DIFFERENCE, "verdict", "BLEU"),
+        *("prefill ms", "ms/token", "peak MB", "parameters"),
+    )
     lines = [{column: line[column] for column in shown} for line in cells(found)]
     return "\n".join([_short_note(found), "", markdown_table(lines), "", "```", found["command"], "```"])
 
@@ -174,10 +178,10 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"Texts: {_short_note(found)} {texts['words']:,} words, {texts['bytes']:,} bytes, sha256 {texts['sha256']}.",
         f"Δ is a model's bits a byte minus those of {rows[0]['name'] if rows else 'the first'}, on the same documents; "
         "below zero is better. Intervals: 95% paired bootstrap over documents.",
-        "The models have read different texts before, a large one perhaps these: what differs is the models as they are, "
-        "not their architectures alone.",
-        "Perplexity and token accuracy are of a model's own tokens, and compare between models that share them; perplexity "
-        "a word and bits a byte compare across tokens.",
+        "The models have read different texts before, a large one perhaps these: what differs is the models as they "
+        "are, not their architectures alone.",
+        "Perplexity and token accuracy are of a model's own tokens, and compare between models that share them; "
+        "perplexity a word and bits a byte compare across tokens.",
     ]
     if rows and (written := rows[0]["written"]):
         short = sum(row["short"] or 0 for row in rows)
@@ -189,9 +193,10 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     if rows:
         reading = sorted({row["prefill_tokens"] for row in rows})
         said.append(
-            f"Prefill: milliseconds to read {' or '.join(map(str, reading))} tokens and write one; ms/token: of the next "
-            f"{rows[0]['decode_tokens']}, with the cache; medians of {settings['repeats']}, warm, one text alone, nothing "
-            f"ends early. {on_what(rows)}. Peak MB: above what the libraries hold, from opening to the last token."
+            f"Prefill: milliseconds to read {' or '.join(map(str, reading))} tokens and write one; ms/token: of the "
+            f"next {rows[0]['decode_tokens']}, with the cache; medians of {settings['repeats']}, warm, one text alone, "
+            f"nothing ends early. {on_what(rows)}. Peak MB: above what the libraries hold, from opening to the last "
+            "token."
         )
         if busy := [row for row in rows if taken(row, "decode_ms")[1]]:
             most = max(row["busy"] for row in busy)

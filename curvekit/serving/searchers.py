@@ -14,7 +14,7 @@ from typing import Any
 
 from curvekit.errors import CurvekitError, first_line
 from curvekit.experiments.search import Plan, load_search, search
-from curvekit.serving.running import needs_extra
+from curvekit.serving.running import extra
 from curvekit.training.settings import RunConfig
 
 SECONDS = 5.0  # in which a cluster must answer
@@ -35,11 +35,9 @@ def search_on(
     Raises:
         CurvekitError: ray is not installed, or nothing answers within 5 seconds; as :func:`search`; or Ray ended.
     """
-    try:
+    with extra("ray"):
         import ray
         from ray.exceptions import RayError, RayTaskError
-    except ImportError as error:
-        raise needs_extra("ray") from error
     with _cluster(ray, address):
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = searchers or gpus or len([node for node in ray.nodes() if node["Alive"]])

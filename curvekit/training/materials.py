@@ -15,7 +15,7 @@ from curvekit.training.runs import Run, require_there
 from curvekit.training.settings import RunConfig
 
 LANGUAGE_METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
-Tell = Callable[[str], None]
+Tell = Callable[[str], object]
 
 
 class Measured(NamedTuple):

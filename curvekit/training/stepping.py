@@ -35,6 +35,8 @@ from curvekit.training.tracking import Row, Watcher
 class RunTrainer(SafeTrainer):
     """The Trainer of a run: its batches, dealt out to all processes, its optimiser, and its loss."""
 
+    objective: Objective
+
     def __init__(
         self,
         model: Any,

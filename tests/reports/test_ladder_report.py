@@ -1,4 +1,4 @@
-"""The committed report of the ladder is what its committed results give: tables, page, and what figures are drawn of."""
+"""The committed report of the ladder is what its committed results give: tables, page, and what figures show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_the_committed_tables_are_those_of_the_committed_results(files):
             for mine, theirs in zip(json.loads(text), json.loads(committed), strict=True):
                 assert mine.keys() == theirs.keys()
                 for column, value in mine.items():
-                    near = pytest.approx(theirs[column], abs=2e-6) if isinstance(value, float | list) else theirs[column]
+                    near = (
+                        pytest.approx(theirs[column], abs=2e-6) if isinstance(value, float | list) else theirs[column]
+                    )
                     assert value == near, f"{name}, {column} of {mine.get('candidate', mine.get('a'))}"
         elif name.startswith("contrasts"):
             assert committed == text, "run: python -m curvekit.reports.ladder reports/which-curve"

@@ -111,7 +111,8 @@ def test_cells_are_short_and_formulas_are_such_as_pages_can_draw(path):
 
 def test_every_setting_of_a_run_reaches_the_notebooks_that_train():
     for name in (
-        "03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "12_tasks", "13_search", "14_domains",
+        "03_fine_tuning", "04_metric_analysis", "07_transfer", "08_your_own_recipe", "12_tasks", "13_search",
+        "14_domains",
     ):  # fmt: skip
         assert "settings" in papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
@@ -133,11 +134,16 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
     domain = tmp_path_factory.mktemp("domain")
     for split, first in (("train", 0), ("validation", 100), ("test", 200)):
-        lines = [" ".join(f"{word}{(i + 1) * k % 997}" for k, word in enumerate("abcdefghij")) for i in range(first, first + 30)]
+        lines = [
+            " ".join(f"{word}{(i + 1) * k % 997}" for k, word in enumerate("abcdefghij"))
+            for i in range(first, first + 30)
+        ]
         (domain / f"{split}.txt").write_text("\n".join(lines) + "\n")
     small |= {"tokenizers": ["characters"], "domain": str(domain), "documents": 3}
     small |= {"models": [str(tiny_base), f"{tiny_base}:softemax"], "max_new_tokens": 8}
-    made = report(config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append)
+    made = report(
+        config, out, recipes=RECIPES, seeds=[0, 1], notebooks=REPORTED, parameters=small, progress=said.append
+    )
     return made, said
 
 
@@ -238,7 +244,14 @@ def test_a_second_report_trains_nothing_again(small_report, tiny_base, tiny_corp
     config = load_run(page.parent / "runs" / "curve-seed0").config
     before = {p: p.stat().st_mtime_ns for p in (page.parent / "runs").rglob("metrics.json")}
     again = []
-    report(config, page.parent, recipes=RECIPES, seeds=[0, 1], notebooks=[NOTEBOOKS / "04_metric_analysis.ipynb"], progress=again.append)
+    report(
+        config,
+        page.parent,
+        recipes=RECIPES,
+        seeds=[0, 1],
+        notebooks=[NOTEBOOKS / "04_metric_analysis.ipynb"],
+        progress=again.append,
+    )
     assert {p: p.stat().st_mtime_ns for p in (page.parent / "runs").rglob("metrics.json")} == before
     assert sum("finished before" in line for line in again) == 10
     assert Path(page).exists()
@@ -251,8 +264,8 @@ def test_notebook_13_searches_and_says_what_is_left(tiny_base, tmp_path):
         lines = (" ".join(draw.choice(SENTENCES[0].split()) for _ in range(40)) for _ in range(count))
         (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
     config = RunConfig(
-        recipe="gpt2", base=str(tiny_base), corpus=str(tmp_path), steps=4, block_size=16, batch_size=4, sample_prompts=0,
-        validation_documents=3,
+        recipe="gpt2", base=str(tiny_base), corpus=str(tmp_path), steps=4, block_size=16, batch_size=4,
+        sample_prompts=0, validation_documents=3,
     )  # fmt: skip
     small = {"trials": 9, "folds": 2, "seeds": [101], "recipe": "gpt2"}
     out = tmp_path.parent / f"{tmp_path.name}-report"

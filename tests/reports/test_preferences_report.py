@@ -23,7 +23,11 @@ def runs(tiny_base, tiny_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     small = {"method": "ppo", "base": str(tiny_base), "corpus": str(tiny_corpus), "prompt_tokens": 20, "rank": 2}
     small |= {"answer_tokens": 8, "prompt_count": 6, "test_prompts": 4, "steps": 2, "batch_size": 4, "block_size": 16}
-    for name, settings in {"ppo/seed0": {}, "ppo/seed1": {"seed": 1}, "hacked/seed0": {"rule": "length", "beta": 0.0}}.items():
+    for name, settings in {
+        "ppo/seed0": {},
+        "ppo/seed1": {"seed": 1},
+        "hacked/seed0": {"rule": "length", "beta": 0.0},
+    }.items():
         config = PreferenceConfig.from_dict(small | {"rule": "at_most_words:3", "eval_documents": 2} | settings)
         prefer(config, folder / name, progress="none")
     return folder
@@ -68,7 +72,13 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_condition(runs, tmp_pat
 
 def row(reward, judge, perplexity):
     between = lambda value: {"difference": value, "low": value - 0.01, "high": value + 0.01}  # noqa: E731
-    return {"name": "x", "kl": 1.0, "reward": between(reward), "judge": between(judge), "perplexity": between(perplexity)}
+    return {
+        "name": "x",
+        "kl": 1.0,
+        "reward": between(reward),
+        "judge": between(judge),
+        "perplexity": between(perplexity),
+    }
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_what_train_says_at_once_a_report_says_before_the_first_notebook(fault, 
     assert not list(tmp_path.iterdir()), "a refused report leaves nothing"
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("one\ntwo words\nthree\nfour\n", "fewer than one block")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "is empty"), ("one\ntwo words\nthree\nfour\n", "fewer than one block")]
+)
 def test_an_empty_or_short_corpus_is_found_out_first(text, said, quick, tmp_path):
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.txt").write_text(text)

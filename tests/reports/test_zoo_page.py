@@ -1,4 +1,4 @@
-"""The page of a zoo: its table with what may not be compared, its picture, the published claim, and the README's block."""
+"""The page of a zoo: its table with what may not be compared, picture, published claim, and the README's block."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_the_page_opens_offline_escapes_and_shows_the_claim_with_what_compares(w
     assert "<script" not in page and not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "&lt;script&gt;" in page
     assert all(re.search(r'alt="[^"]+"', image) for image in re.findall(r"<img[^>]*>", page))
-    for page in (page, (written / "README.md").read_text()):
+    for each in (page, (written / "README.md").read_text()):
         for claimed in ("29.41", "24.57", "22.89", "0.42", "0.51", "95"):
-            assert claimed in page
-        assert "perplexity compares with neither" in page
-        assert "processor" in page and "curvekit zoo mini better" in page
+            assert claimed in each
+        assert "perplexity compares with neither" in each
+        assert "processor" in each and "curvekit zoo mini better" in each
     assert {path.name for path in (written / "figures").iterdir()} == {"quality.svg", "quality.png"}
 
 
@@ -112,11 +112,13 @@ def test_anothers_files_and_broken_ones_are_refused(written, tmp_path, capsys):
         pages.load(written)
 
 
-def test_the_command_measures_apart_with_a_plugin_and_says_what_it_cannot_have(tiny_base, tiny_corpus, tmp_path, capsys):
+def test_the_command_measures_apart_with_a_plugin_and_says_what_it_cannot_have(
+    tiny_base, tiny_corpus, tmp_path, capsys
+):
     plugin = tmp_path / "mine.py"
     plugin.write_text("from curvekit.variants import register_recipe\nregister_recipe('mine', {'source': 'self'})\n")
-    small = ["--documents", "4", "--words", "14", "--context", "32", "--stride", "16", "--prompts", "1", "--prompt-words",
-             "8", "--continuation-words", "4", "--prefill", "12", "--decode", "2", "--repeats", "1", "--threads",
+    small = ["--documents", "4", "--words", "14", "--context", "32", "--stride", "16", "--prompts", "1",
+             "--prompt-words", "8", "--continuation-words", "4", "--prefill", "12", "--decode", "2", "--repeats", "1", "--threads",
              "1"]  # fmt: skip
     command = ["zoo", f"{tiny_base}:mine", "nowhere", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "zoo")]
     from curvekit.variants.recipes import registered, unregister
