@@ -45,7 +45,8 @@ def calibrate(model: Any, input_ids: Tensor, share: float = 0.05) -> Tensor:
     Args:
         model: a model of this kit, causal or its base.
         input_ids: ``[batch, time]``, text like that which it was pretrained on.
-        share: what a head's sink takes at most of a position's attention, of those that see 2 words or more.
+        share: what a head's sink takes at most of any position's attention, the first one's too: it sees itself alone,
+            and where it holds a model's attention sink, all others build on it.
 
     Returns:
         The sinks ``[layers, heads]``.

@@ -34,7 +34,7 @@ from curvekit.experiments.comparison import Comparison
 from curvekit.figures.drawing import INK
 from curvekit.recipes import OWN_RECIPES
 from curvekit.reports.markup import contrasts, headline, marked, results
-from curvekit.training.settings import RunConfig
+from curvekit.training.settings import RunConfig, main_recipes
 
 WHAT = {
     "gpt2": "GPT-2, unchanged",
@@ -130,9 +130,10 @@ def index_page(
     """The report's first page: what was asked, what was found, where everything lies, and how to do it again."""
     corpus, base = Path(config.corpus).name, Path(config.base).name
     say = html.escape
+    asked = "GPT-2" if main_recipes(config.base)[0] == "gpt2" else base
     parts = [
         f'<p class="kicker">curvekit report · {say(corpus)} · {say(base)}</p>',
-        "<h1>Do curve embeddings or SoftEMax make GPT-2 a better language model?</h1>",
+        f"<h1>Do curve embeddings or SoftEMax make {say(asked)} a better language model?</h1>",
     ]
     if comparison is not None:
         parts += [

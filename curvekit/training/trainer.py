@@ -239,7 +239,8 @@ def _convert(config: RunConfig, model: Any, blocks: Any) -> None:
         return
     sinks = [each for name, each in model.named_parameters() if name.endswith("log_sink")]
     if all((each == model.config.log_sink).all() for each in sinks):
-        calibrate(model, blocks[0]["input_ids"].to(sinks[0].device)[None], config.sink_share)
+        first = [blocks[i]["input_ids"] for i in range(min(8, len(blocks)))]
+        calibrate(model, torch.stack(first).to(sinks[0].device), config.sink_share)
 
 
 def evaluate(
