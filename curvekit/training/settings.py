@@ -41,6 +41,7 @@ SMOLLM2: dict[str, Any] = {  # some ten minutes on two cores in float32, scores 
     "eval_every": 20,
     "validation_documents": 4,
     "eval_documents": 8,
+    "temperature": 0.7,
 }
 TASK: dict[str, Any] = {  # of rows that hold several examples each
     "block_size": 1024,
@@ -258,7 +259,9 @@ class RunConfig:
     sample_prompts: int = _setting(8, "held-out documents whose beginning is continued; 0: none", least=0)
     prompt_tokens: int = _setting(32, "tokens of such a beginning", least=1)
     sample_tokens: int = _setting(64, "tokens of a continuation", least=1)
-    temperature: float = _setting(1.0, "of the samples; 0 takes the most likely token", least=0)
+    temperature: float = _setting(
+        None, "of the samples; 0 takes the most likely token (default: 1, smollm2 0.7)", least=0
+    )
     top_p: float = _setting(0.95, "samples draw from the likeliest tokens up to this share", least=0.01, most=1)
 
     track: str = _setting(
@@ -299,7 +302,7 @@ class RunConfig:
         from curvekit.bases.hub import SHIPPED, T5S
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
-        chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs"}
+        chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs", "temperature": 1.0}
         if self.base == "smollm2":
             adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
             chosen |= SMOLLM2 | ({} if adapted else {"adapter": "none"})
