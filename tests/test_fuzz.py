@@ -152,8 +152,8 @@ def quick_commands(monkeypatch, tiny_base):
 
     opened = opening.open_model(tiny_base)
 
-    def open_model(name, recipe=None):
-        return opened if str(name) == str(tiny_base) and recipe is None else opening.open_model(name, recipe)
+    def open_model(name, recipe=None, **rest):
+        return opened if str(name) == str(tiny_base) and recipe is None else opening.open_model(name, recipe, **rest)
 
     def only_checked(config, *_, **__):
         raise CurvekitError(f"enough: {config.validate().slug()[:40]}")

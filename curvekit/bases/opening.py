@@ -79,7 +79,8 @@ def open_model(
     if recipe is not None and (is_run or is_recipe):
         raise CurvekitError(f"{folder} holds the recipe {saved.get('recipe')!r}; leave the recipe {recipe!r} out")
     with quiet():
-        if not seq2seq and (writes_targets(folder / "model") if is_run else is_seq2seq(base_config(str(name)))):
+        held = folder / "model" if is_run else folder
+        if not seq2seq and (writes_targets(held) if saved else is_seq2seq(base_config(str(name)))):
             raise CurvekitError(
                 f"{name} is a T5, which writes a target for a source and continues no text; give a GPT-2, GPT-Neo or "
                 "LLaMA, or use `curvekit evaluate`, `curvekit generate` or `curvekit check`"

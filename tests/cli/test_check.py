@@ -54,7 +54,7 @@ def test_a_closed_gate_hides_no_leak(make, tiny_tokenizer):
 def test_a_model_that_leaks_ends_with_status_one(tiny_bases, monkeypatch, capsys, make, tiny_tokenizer):
     from curvekit.bases import opening
 
-    monkeypatch.setattr(opening, "open_model", lambda *_: (make("published"), tiny_tokenizer))
+    monkeypatch.setattr(opening, "open_model", lambda *_, **__: (make("published"), tiny_tokenizer))
     assert main(["check", "mini"]) == 1
     assert "IT LEAKS" in capsys.readouterr().out
 

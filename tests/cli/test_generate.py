@@ -67,7 +67,7 @@ def test_what_streams_is_what_is_printed_whole(tiny_base, monkeypatch, capsys):
     assert main(argv) == 0
     whole = capsys.readouterr().out
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(console, "_put", lambda text: print(text, end=""))
+    monkeypatch.setattr(console, "put", lambda text: print(text, end=""))
     assert main(argv) == 0
     assert capsys.readouterr().out == whole
 

@@ -130,7 +130,7 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     small |= {"which": str(Path(__file__).parents[2] / "reports" / "which-curve")}
     small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
     colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
-    small |= {"tasks": [str(colours)], "template": "{ask} {say}", "room": 64, "items": 6}
+    small |= {"tasks": [str(colours)], "asked": "{ask} {say}", "room": 64, "items": 6}
     small |= {"start": str(tiny_base), "rounds": 2, "answers": 4, "answer_tokens": 8, "test_prompts": 4}
     domain = tmp_path_factory.mktemp("domain")
     for split, first in (("train", 0), ("validation", 100), ("test", 200)):

@@ -152,7 +152,7 @@ def breaks(scores):
         (lambda scores: (scores - scores.amax(-1, True)).exp().sqrt(), "gradient that is not a number"),
         (lambda scores: scores.clamp(min=0).sqrt(), None),
         (dices, "other weights of the same scores"),
-        (breaks, r"failed at test_normalisers.py, line \d+: AttributeError: .*no_such_method"),
+        (breaks, r"failed at test_own_normalisers.py, line \d+: AttributeError: .*no_such_method"),
     ],
 )
 def test_what_attention_cannot_be_built_on_is_refused_in_a_sentence(function, told):

@@ -25,7 +25,7 @@ from curvekit.reports.execution import NOTEBOOKS
 pytestmark = pytest.mark.slow
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGE = {"width": 1280, "height": 900}
-WIDGETS = ("playground", "columns", "curve", "attention", "rating")
+WIDGETS = ("playground", "columns", "chat", "curve", "attention", "rating")
 EVIL = "The <script>window.broken = 1</script><img src=x onerror='window.broken = 1'> bank"
 
 

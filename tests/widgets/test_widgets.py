@@ -41,7 +41,7 @@ def test_markup_stays_text_in_every_widget(text, two, tokenizer, tmp_path):
     for panel in (playground, columns, attention, rating):
         assert not panel.failure
         harmless = {"div", "span", "img", "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "p", "b"}
-        harmless |= {"class", "style", "title", "role", "alt", "src", "scope"}
+        harmless |= {"class", "dir", "style", "title", "role", "alt", "src", "scope"}
         assert elements(panel) <= harmless, elements(panel) - harmless
         for box in (playground.results, columns.results, rating.columns):
             assert all(text in plain(child) for child in box.children)
@@ -52,7 +52,7 @@ def test_markup_that_a_model_writes_stays_text(blind):
     sample = Sample(EVIL, "", blind=blind)
     sample.add(Piece(EVIL, 1, 0.5, (Alternative(f'" onload="{EVIL}', 2, 0.4),)))
     sample.finish(CurvekitError(EVIL))
-    assert elements(sample.box) <= {"div", "span", "class", "style", "title", "role"}
+    assert elements(sample.box) <= {"div", "span", "class", "dir", "style", "title", "role"}
     assert plain(sample.box).count(EVIL) == 3
 
 
