@@ -53,7 +53,13 @@ def test_a_model_with_code_of_its_own_is_refused_and_not_asked_about(tmp_path, m
             load()
 
 
-_ALIKE = ("sink", "curve+sink", "gpt2", "curve3-places", "sites-zero")  # another begins as they do; what they learn differs
+_ALIKE = (
+    "sink",
+    "curve+sink",
+    "gpt2",
+    "curve3-places",
+    "sites-zero",
+)  # another begins as they do; what they learn differs
 
 
 def test_recipes_differ_and_share_the_base(make):

@@ -275,6 +275,41 @@ def success_against_perplexity():
     return figures.success_against_perplexity(rows, "positive")
 
 
+def document_lengths():
+    drawn = np.random.default_rng(0)
+    lengths = {split: drawn.lognormal(5, 1, n).astype(int) for split, n in (("train", 300), ("test", 40))}
+    return figures.document_lengths(lengths, "novels")
+
+
+def zipf():
+    return figures.zipf(np.sort(2000 / np.arange(1, 400)).astype(int)[::-1] + 1, 0.98, 0.41, ["the", "of"], "novels")
+
+
+def shares_of_scripts():
+    return figures.shares_of_scripts({"Latin": 90_000, "Greek": 200, "Han": 3}, "novels")
+
+
+def price_of_a_vocabulary():
+    tokens = {"mini": {"prose": 1.3, "verse": 1.6}, "characters": {"prose": 5.1, "verse": 5.4}}
+    return figures.price_of_a_vocabulary(tokens, "What does a word cost?", "Tokens a word.", "tokens")
+
+
+def price_of_languages():
+    prices = {
+        name: {language: {"premium": x * y} for language, x in (("en", 1.0), ("ru", 4.0))}
+        for name, y in (("mini", 1.0), ("bpe", 0.9))
+    }
+    return figures.price_of_languages(prices)
+
+
+def calibration():
+    held = np.full(15, 100)
+    places = (np.arange(15) + 0.5) / 15
+    return figures.calibration(
+        {"curve": {"confidence": held * places, "hits": (held * places**1.2).astype(int), "held": held, "error": 0.04}}
+    )
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
@@ -283,6 +318,7 @@ GALLERY = [
     importances, slices, parallel_coordinates, fold_spread, cost,
     preference_changes, preference_histories,
     task_figures,
+    document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
     quality_and_cost,
 ]  # fmt: skip
 

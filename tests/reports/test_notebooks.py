@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import random
 import re
@@ -226,7 +227,7 @@ def test_notebook_08_judges_what_the_reader_registered(small_report):
     assert [row["recipe"] for row in found.rows] == ["plain", "my-normaliser", "my-blend"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in found.rows[1:])
     page = (folder / "08_your_own_recipe.html").read_text()
-    assert "the normaliser &#39;wrong&#39; sees the future" in page
+    assert "the normaliser 'wrong' sees the future" in html.unescape(page)
     assert re.search(r"color:#[0-9a-f]{6}\">my-blend<", page)
     (own,) = (cell.source for cell in read(NOTEBOOKS / "08_your_own_recipe.ipynb").cells if cell.id == "own")
     assert len([line for line in own.splitlines() if line.strip()]) <= 20

@@ -59,6 +59,7 @@ def wikitext(tmp_path) -> Path:
 def online(monkeypatch):
     """A hub that can be asked, whatever the environment says."""
     hub._asked.cache_clear()
+    monkeypatch.setattr(hub, "_last_failure", None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield
     hub._asked.cache_clear()
