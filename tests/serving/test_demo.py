@@ -115,19 +115,27 @@ def test_two_demos_at_once_have_a_port_each(demo_url, talker, limits):
         blocks.curvekit["close"](5)
 
 
-def test_who_leaves_the_demo_is_not_written_for(demo_blocks, demo_url, monkeypatch):
-    """Gradio's own protocol: a job joins the queue, and its events are read from a stream."""
+@pytest.fixture
+def unhurried(monkeypatch):
+    """A token every thirtieth of a second, so that whoever watches is quick enough to press Stop."""
     from curvekit.generation.batching import Batcher
 
     turn = Batcher._turn
-    monkeypatch.setattr(Batcher, "_turn", lambda self, joining: time.sleep(0.02) or turn(self, joining))
+    monkeypatch.setattr(Batcher, "_turn", lambda self, joining: time.sleep(0.03) or turn(self, joining))
+
+
+def test_who_leaves_the_demo_is_not_written_for(demo_blocks, demo_url, unhurried):
+    """Gradio's own protocol: a job joins the queue, and its events are read from a stream."""
     config = httpx.get(f"{demo_url}config").json()
     write = next(each["id"] for each in config["dependencies"] if each["api_name"] == "write")
     job = {"data": [None, "The river", ["talker"], 250, 0.9, 0.9, 3], "fn_index": write, "session_hash": "leaves"}
     assert httpx.post(f"{demo_url}gradio_api/queue/join", json=job).status_code == 200
     with httpx.stream("GET", f"{demo_url}gradio_api/queue/data?session_hash=leaves", timeout=30) as response:
         next(line for line in response.iter_lines() if "curvekit-columns" in line)
-        (row,) = demo_blocks.curvekit["voices"][0].batcher.rows
+        batcher = demo_blocks.curvekit["voices"][0].batcher
+        while not (rows := list(batcher.rows)):  # it may still wait to be taken in
+            time.sleep(0.01)
+        (row,) = rows
     began = time.monotonic()
     while not row.over:
         time.sleep(0.01)
@@ -180,7 +188,7 @@ def fits(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_on_the_index_page_a_text_grows_is_stopped_and_markup_stays_text(visit, url, talker, width):
+def test_on_the_index_page_a_text_grows_is_stopped_and_markup_stays_text(visit, url, talker, unhurried, width):
     page = visit(url, width)
     page.locator("#models h3", has_text="talker").wait_for()
     assert page.locator("#key-row").is_hidden() and fits(page)
@@ -214,7 +222,7 @@ def test_the_interactive_documentation_opens_offline(visit, url):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_the_demo_a_text_grows_is_stopped_and_markup_stays_text(visit, demo_url, width):
+def test_in_the_demo_a_text_grows_is_stopped_and_markup_stays_text(visit, demo_url, width, unhurried):
     page = visit(demo_url, width)
     page.locator("#prompt textarea").fill(EVIL)
     page.locator("#go").click()
