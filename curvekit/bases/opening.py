@@ -85,14 +85,12 @@ def open_model(
                 f"{name} is a T5, which writes a target for a source and continues no text; give a GPT-2, GPT-Neo or "
                 "LLaMA, or use `curvekit evaluate`, `curvekit generate` or `curvekit check`"
             )
-        if is_run and not (folder / "model").is_dir():
+        if is_run and not held.is_dir():
             raise CurvekitError(f"the run in {folder} has no model yet; give its command again, it goes on")
         if is_run:
             own = saved.get("tokenizer", "base")
-            if not (folder / "model").exists():
-                raise CurvekitError(f"the run in {folder} has no model yet; give its command again, it goes on")
-            model = load_model(folder / "model")
-            tokenizer = saved_tokenizer(folder / "model", str(saved.get("base")) if own == "base" else str(own))
+            model = load_model(held)
+            tokenizer = saved_tokenizer(held, str(saved.get("base")) if own == "base" else str(own))
         else:
             tokenizer = base_tokenizer(str(name))
             tokenizer.name_or_path = folder.resolve().name  # a signature names no folder of this machine

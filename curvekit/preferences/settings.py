@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError
 from curvekit.files import checked_path
 from curvekit.preferences.ratings import QUESTIONS
 from curvekit.preferences.rules import rule
-from curvekit.training.fields import check, setting
+from curvekit.training.fields import Settings, setting
 
 OFFLINE = ("dpo", "kto", "sft", "reward")  # learn from pairs
 ONLINE = ("ppo", "grpo", "rloo")  # learn from the rewards of what the model writes itself
@@ -25,7 +21,7 @@ _SMALLER = {"smollm2": {"batch_size": 4}}
 
 
 @dataclass
-class PreferenceConfig:
+class PreferenceConfig(Settings):
     """Every setting of a preference run. The defaults are the recommended values."""
 
     method: str = setting(
@@ -112,25 +108,6 @@ class PreferenceConfig:
         if self.batch_size is None:
             self.batch_size = _SMALLER.get(self.base, {}).get("batch_size", 16)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PreferenceConfig:
-        """Settings by name, as in ``config.json``.
-
-        Raises:
-            CurvekitError: a name that is no setting, with the nearest ones, or a value that no run can have.
-        """
-        known = [each.name for each in fields(cls)]
-        return cls(**{pick(name, known, "setting"): value for name, value in values.items()}).checked()
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def checked(self) -> PreferenceConfig:
-        """Return itself if every value by itself has the type, the choice and the range of its setting."""
-        for each in fields(self):
-            check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
-        return self
-
     def validate(self) -> PreferenceConfig:
         """Return itself if the values can be used together.
 
@@ -168,23 +145,7 @@ class PreferenceConfig:
             raise CurvekitError(f"beta is 0, and the loss of {self.method} then teaches nothing; give 0.1")
         return self
 
-    def fingerprint(self) -> str:
-        """12 hexadecimal digits of the settings that change the result; files by their path as given."""
-        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
-
     def slug(self) -> str:
         """A folder name: ``dpo-mini-full_sentence-seed0``."""
         of = self.rule or Path(self.pairs or self.reward or "").stem
         return re.sub(r"[^\w.+-]+", "-", f"{self.method}-{Path(self.base).name}-{of}-seed{self.seed}")
-
-    def differences(self, other: PreferenceConfig) -> list[str]:
-        """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
-        mine, theirs = self.results(), other.results()
-        return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
-
-    def results(self) -> dict[str, Any]:
-        """The settings that change the result."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["result"]}
-
-
-_HINTS = get_type_hints(PreferenceConfig)

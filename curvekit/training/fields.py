@@ -1,10 +1,16 @@
-"""A setting: a field of a dataclass whose notes make the flag, the notebook's parameter and the check of its value."""
+"""A setting: a field of a dataclass whose notes make the flag, the notebook's parameter and the check of its value.
+
+:class:`Settings` is what the dataclasses of such fields share.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any
+from dataclasses import asdict, field, fields
+from typing import Any, Self, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
 from curvekit.files import checked_path
@@ -65,3 +71,55 @@ def short(value: float) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length():,} bits"
     return str(value)
+
+
+class Settings:
+    """What a dataclass of :func:`setting` fields can do, whatever they are."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings by name, as in ``config.json``.
+
+        Raises:
+            CurvekitError: a name that is no setting, with the nearest ones, or a value that no run can have.
+        """
+        known = [each.name for each in _fields(cls)]
+        return cls(**{pick(name, known, "setting"): value for name, value in values.items()}).checked()
+
+    def to_dict(self) -> dict[str, Any]:
+        own: Any = self
+        return asdict(own)
+
+    def checked(self) -> Self:
+        """Return itself if every value by itself has the type, the choice and the range of its setting.
+
+        Raises:
+            CurvekitError: one sentence about the first that has not.
+        """
+        own: Any = type(self)
+        hints = _hints(own)
+        for each in _fields(self):
+            check(each.name, getattr(self, each.name), hints[each.name], each.metadata)
+        return self
+
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of the settings that change the result; what is local by its path as given."""
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: Self) -> list[str]:
+        """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
+        mine, theirs = self.results(), other.results()
+        return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def results(self) -> dict[str, Any]:
+        """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""
+        return {each.name: getattr(self, each.name) for each in _fields(self) if each.metadata["result"]}
+
+
+def _fields(of: Any) -> tuple[Any, ...]:
+    return fields(of)
+
+
+@functools.cache
+def _hints(of: type) -> dict[str, Any]:
+    return get_type_hints(of)

@@ -5,19 +5,16 @@ No model is loaded here, so the command line and the notebooks read their settin
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Self
 
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError
 from curvekit.files import checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
-from curvekit.training.fields import check as _check
+from curvekit.training.fields import Settings
 from curvekit.training.fields import notes as _notes
 from curvekit.training.fields import setting as _setting
 from curvekit.training.fields import short as _short
@@ -88,7 +85,7 @@ def main_recipes(base: str) -> tuple[str, ...]:
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Settings):
     """Every setting of a run. The defaults are the recommended values.
 
     The command line's flags, a notebook's parameters and ``config.json`` have these names. The ``metadata``
@@ -315,27 +312,13 @@ class RunConfig:
             chosen |= {"block_size": 512, "batch_size": 2} if self.base in SHIPPED else {}
         return chosen
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Settings by name, as in ``config.json``.
-
-        Raises:
-            CurvekitError: a name that is no setting, with the nearest ones, or a value that no run can have.
-        """
-        known = [each.name for each in fields(cls)]
-        return cls(**{pick(name, known, "setting"): value for name, value in values.items()}).checked()
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def checked(self) -> RunConfig:
+    def checked(self) -> Self:
         """Return itself if every value by itself has the type, the choice and the range of its setting.
 
         Raises:
             CurvekitError: one sentence about the first that has not.
         """
-        for each in fields(self):
-            _check(each.name, getattr(self, each.name), _HINTS[each.name], each.metadata)
+        super().checked()
         if too_deep(self.model):
             raise CurvekitError(f"model is nested more than {DEEPEST} times; write it flatter")
         for name, value in self.model.items():
@@ -460,25 +443,11 @@ class RunConfig:
         """The model settings that stand over the recipe's."""
         return ({"context": self.context} if self.context is not None else {}) | self.model
 
-    def fingerprint(self) -> str:
-        """12 hexadecimal digits of the settings that change the result; a local base or corpus by its path as given."""
-        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:12]
-
     def slug(self) -> str:
         """A folder name: ``curve+softemax-mini-pydocs-seed0``."""
         name = f"{self.recipe}-{Path(self.base).name}-{Path(self.corpus).name}-seed{self.seed}"
         return re.sub(r"[^\w.+-]+", "-", name)
 
-    def differences(self, other: RunConfig) -> list[str]:
-        """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
-        mine, theirs = self.results(), other.results()
-        return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
 
-    def results(self) -> dict[str, Any]:
-        """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["result"]}
-
-
-_HINTS = get_type_hints(RunConfig)
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
