@@ -58,7 +58,8 @@ def build_model(
     Args:
         recipe: its name.
         base: ``mini``, ``mini-curve``, ``smollm2``, a hub name such as ``gpt2``, or a folder with a GPT-2, GPT-Neo,
-            LLaMA or T5. A T5's curve runs through its source, see :mod:`curvekit.t5`; ``t5-mini`` is a shape alone.
+            LLaMA or T5. A T5's curve runs through its source, see :mod:`curvekit.t5`; ``gpt-neo-mini`` and ``t5-mini``
+            are shapes alone.
         tokenizer: the base's own, loaded when it is None and needed; from scratch any.
         encoder: see :func:`curvekit.bases.berts.locate_encoder`; used with ``source="encoder"``.
         seed: of every weight that the base does not bring.

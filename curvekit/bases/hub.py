@@ -16,10 +16,13 @@ from curvekit.files import read_json
 
 GPT2S = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 T5S = ("t5-small", "t5-base", "t5-large")
-BASES = ("mini", "mini-curve", "t5-mini", "smollm2", *GPT2S, *T5S)
+BASES = ("mini", "mini-curve", "gpt-neo-mini", "t5-mini", "smollm2", *GPT2S, *T5S)
 # A base's name -> its folder in the package.
-SHIPPED = {name: Path(__file__).parents[1] / "assets" / name for name in ("mini", "mini-curve", "t5-mini")}
-SHAPES = {"t5-mini": "mini"}  # bases that are a shape without weights -> the base whose tokeniser they have
+SHIPPED = {
+    name: Path(__file__).parents[1] / "assets" / name for name in ("mini", "mini-curve", "gpt-neo-mini", "t5-mini")
+}
+# Bases that are a shape without weights -> the base whose tokeniser they have.
+SHAPES = {"gpt-neo-mini": "mini", "t5-mini": "mini"}
 SECONDS = 4.0  # that a server may take; with what is asked of it first, an answer or a sentence is there within five
 MINUTE = 60.0
 _PACE = 200.0  # bytes a second below which an answer has no end

@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     pages.require_place(arguments.out)
     found = zoo(arguments.models, settings, arguments.out, say, arguments.plugin)
     print(markdown_table(pages.cells(found)))
+    found["trainings"] = pages.trainings(arguments.models)
     print(pages.write(found, arguments.out, _command(arguments, settings)))
 
 

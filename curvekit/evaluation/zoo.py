@@ -1,5 +1,8 @@
 """The zoo: any models on the same texts, beside one another: how well they read and write, and what that costs.
 
+A T5 has no figure for whole texts, for it writes a target for a source. So of every model the rest of each text is
+scored too, given its first words: in this the two kinds compare.
+
 Each model is measured in a process of its own, so that its peak memory is its own and what cannot be had ends nothing
 but its row. A row is a file in the folder, so a zoo that was stopped goes on with the next one.
 """
@@ -28,6 +31,8 @@ from curvekit.shapes import Maybe
 
 ROWS = "rows"  # the folder of a zoo's rows
 QUALITY = ("perplexity", "word_perplexity", "bits_per_byte", "token_accuracy")
+REST = "rest_bits_per_byte"
+NOTHING = "nothing"  # what a model that continues texts is given before them
 WRITING = ("bleu", "chrf")
 BUSY = 0.1  # of the time went to other work: from here on the processor's time is told instead
 COSTS = ("prefill_ms", "decode_ms", "peak_memory_mb")
@@ -57,14 +62,15 @@ def open_named(name: str) -> tuple[Any, Any]:
     from curvekit.bases.opening import open_model
 
     base, _, recipe = name.rpartition(":")
-    return open_model(base, recipe) if base and recipe in RECIPES else open_model(name)
+    found = (base, recipe) if base and recipe in RECIPES else (name, None)
+    return open_model(*found, seq2seq=True)
 
 
 def measure(name: str, texts: Sequence[str], settings: ZooSettings, signature: Mapping[str, Any]) -> dict[str, Any]:
     """One row: a model's figures on the texts, and what it costs. Best in a process that has done nothing before.
 
     Raises:
-        CurvekitError: the model cannot be had, or writes a target for a source and has no score here.
+        CurvekitError: the model cannot be had, or writes targets and has too few positions for the rest of a text.
     """
     import torch
 
@@ -84,43 +90,77 @@ def measure(name: str, texts: Sequence[str], settings: ZooSettings, signature: M
     costs = timing.milliseconds(model, settings.prefill, settings.decode, settings.repeats)
     most = peak()
     lap("timing")
-    score = _scored(model, tokenizer, texts, settings, {"model": _short(name), **signature})
+    signature = {"model": _short(name), **signature}
+    rest = rest_scored(model, tokenizer, texts, settings, signature)
+    whole = None if model.config.is_encoder_decoder else _scored(model, tokenizer, texts, settings, signature)
+    score = whole or rest
+    assert score is not None  # a T5 whose rest cannot be scored has raised
     lap("scoring")
     written = continued(model, tokenizer, texts, settings)
     lap("writing")
     parameters = {id(each): each.numel() for each in model.parameters()}
-    whole = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text for text in texts]
+    kept = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text for text in texts]
     return {
         "name": _short(name),
         "architecture": type(model).__name__,
         "recipe": str(getattr(model.config, "recipe", "plain")),
         "kind": "seq2seq" if model.config.is_encoder_decoder else "causal",
-        "given": "nothing",
+        "given": NOTHING if whole else f"the first {settings.prompt_words} words",
         "leaks": score.leaks,
-        "keeps_text": all(whole),
+        "keeps_text": all(kept),
         "parameters": sum(parameters.values()),
         **{metric: finite(getattr(score, metric)) for metric in QUALITY},
+        REST: None if rest is None else finite(rest.bits_per_byte),
         **written,
         **costs,
         "peak_memory_mb": most,
         "dtype": score.signature["dtype"],
         "machine": timing.machine(),
         "seconds": seconds,
-        "score": score.to_dict(),
+        **({"score": whole.to_dict()} if whole else {}),
+        **({"rest": rest.to_dict()} if rest else {}),
     }
 
 
 def _scored(
     model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings, signature: Mapping[str, Any]
 ) -> LanguageModelScore:
+    """Whole texts, with nothing before them."""
     from curvekit.evaluation.metrics import score_documents
 
-    if model.config.is_encoder_decoder:
-        raise CurvekitError(f"{type(model).__name__} writes a target for a source, of which the zoo takes no score yet")
-    limits = (getattr(model.config, each, None) for each in ("max_context", "max_position_embeddings"))
-    context = min([settings.context, *(each for each in limits if isinstance(each, int))])
+    context = _context_of(model, settings)
     stride = min(settings.stride, context)
     return score_documents(model, tokenizer, texts, context=context, stride=stride, signature=signature)
+
+
+def rest_scored(
+    model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings, signature: Mapping[str, Any]
+) -> LanguageModelScore | None:
+    """What follows the first ``prompt_words`` words of each text, given those; None where it is more than a model that
+    continues texts has positions for.
+
+    Raises:
+        CurvekitError: it is more than a T5 has positions for.
+    """
+    from curvekit.evaluation.targets import score_targets
+
+    beginning = re.compile(rf"(?:\s*\S+){{{settings.prompt_words}}}")
+    sources = [found[0] for text in texts if (found := beginning.match(text))]
+    rests = [text[len(source) :] for text, source in zip(texts, sources, strict=True)]
+    try:
+        return score_targets(
+            model, tokenizer, sources, rests, context=_context_of(model, settings), separator="", signature=signature
+        )
+    except CurvekitError:
+        if model.config.is_encoder_decoder:
+            raise
+        return None
+
+
+def _context_of(model: Any, settings: ZooSettings) -> int:
+    """Tokens of a window: the settings', or as many as the model has positions for."""
+    limits = (getattr(model.config, each, None) for each in ("max_context", "max_position_embeddings"))
+    return min([settings.context, *(each for each in limits if isinstance(each, int))])
 
 
 def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings) -> dict[str, Any]:
@@ -237,23 +277,30 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["curvekit.bases.opening", "curvekit.modeling", "curvekit.evaluation.metrics", "curvekit.generation.streams"]
+        [
+            *("curvekit.bases.opening", "curvekit.modeling", "curvekit.evaluation.metrics"),
+            *("curvekit.evaluation.targets", "curvekit.generation.streams"),
+        ]
     )
     return context
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of every pair of rows, the difference in bits a byte with its paired interval, or why there is none."""
-    scored = [row for row in rows if "score" in row]
-    scores = {row["name"]: LanguageModelScore.from_dict(row["score"], row["name"]) for row in scored}
+    """Of every pair of rows, the difference in bits a byte with its paired interval, or why there is none.
+
+    Two models that continue texts are compared on whole texts, any other two on the ``rest`` of them.
+    """
+    measured = [row for row in rows if "score" in row or "rest" in row]
     found = []
-    for number, b in enumerate(scored):
-        for a in scored[number + 1 :]:
-            row: dict[str, Any] = {"a": a["name"], "b": b["name"]}
-            why = refusals(a, b).get("bits_per_byte")
+    for number, b in enumerate(measured):
+        for a in measured[number + 1 :]:
+            of = "score" if a["given"] == b["given"] == NOTHING else "rest"
+            row: dict[str, Any] = {"a": a["name"], "b": b["name"], "of": "the rest" if of == "rest" else "whole texts"}
+            why = refusals(a, b).get("bits_per_byte" if of == "score" else REST)
             if why is None:
                 try:
-                    paired = paired_bootstrap(scores[a["name"]], scores[b["name"]], unit="byte")
+                    scores = [LanguageModelScore.from_dict(each[of], each["name"]) for each in (a, b)]
+                    paired = paired_bootstrap(*scores, unit="byte")
                 except CurvekitError as error:
                     why = first_line(error)
                 else:
@@ -265,10 +312,11 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def refusals(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
     """Of two rows the metrics that may not be compared, each with the reason in a few words."""
-    if "score" not in row or "score" not in other:
+    scores = [each.get("score") or each.get("rest") for each in (row, other)]
+    if None in scores:
         return {}
     found: dict[str, str] = {}
-    mine, theirs = row["score"]["signature"], other["score"]["signature"]
+    mine, theirs = (score["signature"] for score in scores)  # type: ignore[index]
 
     def refuse(metrics: Sequence[str], why: str) -> None:
         for metric in metrics:
@@ -276,16 +324,19 @@ def refusals(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]
 
     for each in (row, other):
         if each["leaks"]:
-            refuse((*QUALITY, *WRITING), "sees the words it predicts")
+            refuse((*QUALITY, REST, *WRITING), "sees the words it predicts")
     if row["given"] != other["given"]:
-        refuse(QUALITY, f"given {row['given']}, not {other['given']}")
+        refuse(QUALITY, f"given {other['given'] if row['given'] == NOTHING else row['given']}")
     if mine.get("tokenizer_hash") != theirs.get("tokenizer_hash"):
         refuse(("perplexity", "token_accuracy"), "other tokens")
     for each in (row, other):
         if not each["keeps_text"]:
-            refuse(QUALITY, f"the tokens of {each['name']} do not keep the text")
+            refuse((*QUALITY, REST), f"the tokens of {each['name']} do not keep the text")
     if mine.get("context") != theirs.get("context"):
-        refuse(QUALITY, f"reads {mine.get('context')} tokens, not {theirs.get('context')}")
+        refuse((*QUALITY, REST), f"reads {mine.get('context')} tokens, not {theirs.get('context')}")
+    for each in (row, other):
+        if each[REST] is None:
+            refuse((REST,), f"the rest of a text is more than {each['name']} reads")
     if (row["machine"], row["threads"], row["dtype"]) != (other["machine"], other["threads"], other["dtype"]):
         refuse(COSTS, "another machine, threads or type")
     if row["prefill_tokens"] != other["prefill_tokens"]:
@@ -316,7 +367,7 @@ def _short(name: str) -> str:
 
 
 _NUMBERS = ("prefill_ms", "decode_ms", "prefill_cpu_ms", "decode_cpu_ms", "busy")
-_MAYBE = (*QUALITY, *WRITING, "peak_memory_mb")
+_MAYBE = (*QUALITY, REST, *WRITING, "peak_memory_mb")
 ROW = {
     **dict.fromkeys(("name", "architecture", "recipe", "kind", "given", "dtype", "machine"), str),
     **dict.fromkeys(("leaks", "keeps_text"), bool),
@@ -326,7 +377,7 @@ ROW = {
     "short": (int, None),
     "written": (dict, None),
     "seconds": {str: float},
-    "score": Maybe(SCORE),
+    **dict.fromkeys(("score", "rest"), Maybe(SCORE)),
 }
 
 

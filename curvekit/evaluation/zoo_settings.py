@@ -28,7 +28,7 @@ class ZooSettings:
     context: int = _setting(512, "tokens of a scoring window, where a model has so many positions")
     stride: int = _setting(256, "tokens that a later window adds")
     prompts: int = _setting(12, "documents of which the beginning is continued; 0: none", least=0)
-    prompt_words: int = _setting(40, "words of such a beginning")
+    prompt_words: int = _setting(40, "words of such a beginning, after which the rest of every document is scored too")
     continuation_words: int = _setting(30, "words of a continuation that are compared with the document's")
     prefill: int = _setting(128, "tokens of the text whose reading is timed")
     decode: int = _setting(32, "tokens whose writing is timed")
@@ -44,6 +44,11 @@ class ZooSettings:
             raise CurvekitError(f"split is {self.split!r}; give train, validation or test")
         if self.stride > self.context:
             raise CurvekitError(f"stride is {self.stride} and would skip tokens; give at most {self.context}")
+        if self.prompt_words >= self.words:
+            raise CurvekitError(
+                f"prompt_words is {self.prompt_words}, and the {self.words} words of a document have no rest after "
+                "them; give fewer, or more words"
+            )
         if self.prompts and self.prompt_words + self.continuation_words > self.words:
             raise CurvekitError(
                 f"prompt_words {self.prompt_words} and continuation_words {self.continuation_words} are more than the "

@@ -12,19 +12,22 @@ from curvekit.figures.drawing import HELPS, INK, PAPER, canvas, place_labels, sh
 
 
 @styled
-def quality_and_cost(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = (), threads: str = "") -> Figure:
+def quality_and_cost(
+    rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = (), threads: str = "", given: str = ""
+) -> Figure:
     """Bits a byte against milliseconds, to write a token and to read a prompt: to the lower left is better.
 
     Args:
-        rows: each with ``name``, ``bits_per_byte``, ``decode_ms``, ``prefill_ms`` and ``prefill_tokens``; a row without
+        rows: each with ``name``, ``bits`` (a byte), ``decode_ms``, ``prefill_ms`` and ``prefill_tokens``; a row without
             a figure is left out.
         apart: names whose bits a byte may not be compared with the others'; drawn hollow.
         threads: what they were measured on, for the note.
+        given: which part of the texts the bits are of, such as " after their first 40 words"; "": whole ones.
     """
-    drawn = [row for row in rows if row.get("bits_per_byte") is not None]
+    drawn = [row for row in rows if row.get("bits") is not None]
     figure = canvas(
         "How well models read, against what it costs",
-        "Bits a byte of the same texts (less is better) against milliseconds, one text alone, warm"
+        f"Bits a byte of the same texts{given} (less is better) against milliseconds, one text alone, warm"
         + (f", {threads}" if threads else "")
         + (". Hollow: not to be compared with the others" if apart else "")
         + ".",
@@ -40,7 +43,7 @@ def quality_and_cost(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = (
         ax.set_title(title)
         ax.set_xscale("log")
         ax.set_xlabel("milliseconds")
-        points = np.array([[row[cost], row["bits_per_byte"]] for row in drawn]).reshape(-1, 2)
+        points = np.array([[row[cost], row["bits"]] for row in drawn]).reshape(-1, 2)
         if not len(points):
             continue
         low, high = points[:, 0].min() / 2.2, points[:, 0].max() * 2.2
@@ -54,6 +57,6 @@ def quality_and_cost(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = (
     axes[0].set_ylabel("bits a byte")
     for ax, cost in zip(axes, titles, strict=True):
         if drawn:
-            points = np.array([[row[cost], row["bits_per_byte"]] for row in drawn])
+            points = np.array([[row[cost], row["bits"]] for row in drawn])
             place_labels(ax, points, [shown(row["name"]) for row in drawn], points[:0], size=8.5, color=INK)
     return figure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from curvekit.evaluation.results import markdown_table, number
-from curvekit.evaluation.zoo import COSTS, ROW, overhead, refusals, taken
+from curvekit.evaluation.zoo import COSTS, NOTHING, REST, ROW, overhead, refusals, taken
 from curvekit.figures.drawing import is_figure, save
 from curvekit.figures.zoo import quality_and_cost
 from curvekit.files import read_json, write_json, write_text
@@ -23,6 +23,7 @@ from curvekit.ownership import Shape, json_with, require_files, text_with
 from curvekit.reports.markup import table
 from curvekit.reports.pages import SIGNED, image, page
 from curvekit.shapes import Maybe
+from curvekit.training.runs import load_run
 
 CLAIMED = (  # as published for this field, without a corpus, tokeniser, context, references or machine
     {"model": "GPT-2", "perplexity": "29.41", "BLEU": "0.42", "ms": "25"},
@@ -43,6 +44,7 @@ COLUMNS = {  # metric -> its heading and digits
     "perplexity": ("perplexity", 2),
     "word_perplexity": ("word perplexity", 2),
     "bits_per_byte": ("bits/byte", 4),
+    REST: ("bits/byte of the rest", 4),
     "token_accuracy": ("token accuracy", 4),
     "bleu": ("BLEU", 2),
     "chrf": ("chrF", 2),
@@ -52,7 +54,7 @@ COLUMNS = {  # metric -> its heading and digits
 }
 DIFFERENCE = "Δ bits/byte [95% interval]"
 _PAIR = {
-    **dict.fromkeys("ab", str),
+    **dict.fromkeys(("a", "b", "of"), str),
     **dict.fromkeys(("difference", "low", "high", "p"), Maybe((float, None))),
     **dict.fromkeys(("verdict", "why_not"), Maybe(str)),
 }
@@ -81,13 +83,28 @@ def write(found: Mapping[str, Any], folder: str | Path, command: str) -> Path:
     write_json(folder / "results.json", {**found, "command": command})
     rows = [row for row in found["rows"] if "error" not in row]
     if rows:
-        apart = [row["name"] for row in rows if "bits_per_byte" in refusals(row, rows[0])]
-        drawn = [{**row, **{cost: taken(row, cost)[0] for cost in ("prefill_ms", "decode_ms")}} for row in rows]
+        metric = "bits_per_byte" if all(row["given"] == NOTHING for row in rows) else REST
+        apart = [row["name"] for row in rows if metric in refusals(row, rows[0])]
+        drawn = [
+            {**row, "bits": row[metric], **{cost: taken(row, cost)[0] for cost in ("prefill_ms", "decode_ms")}}
+            for row in rows
+        ]
         said = on_what(rows) + (", processor time" if any(taken(row, "decode_ms")[1] for row in rows) else "")
-        save(quality_and_cost(drawn, apart, said), "quality", folder)
+        given = f" after their first {found['settings']['prompt_words']} words" if metric == REST else ""
+        save(quality_and_cost(drawn, apart, said, given), "quality", folder)
     write_text(folder / "README.md", _markdown(found, command, bool(rows)))
     write_text(folder / "index.html", _html(found, command, folder if rows else None))
     return folder / "index.html"
+
+
+def trainings(names: Sequence[str | Path]) -> dict[str, str]:
+    """Of each finished run among the models, by the name of its folder: how it was made and what that took."""
+    runs = [load_run(name) for name in names if (Path(name) / "metrics.json").is_file()]
+    return {
+        run.folder.resolve().name: f"`{run.config.command()}`; {run.metrics['train_tokens']:,} tokens, "
+        f"{run.metrics['train_seconds'] / 60:.1f} minutes of training"
+        for run in runs
+    }
 
 
 def load(folder: str | Path) -> dict[str, Any]:
@@ -98,6 +115,7 @@ def load(folder: str | Path) -> dict[str, Any]:
     """
     row = ({"name": str, "error": str}, ROW)
     shape = {"texts": {"documents": int, "words": int}, "rows": [row], "differences": [_PAIR], "command": str}
+    shape["trainings"] = Maybe({str: str})
     found: dict[str, Any] = read_json(
         Path(folder) / "results.json", shape={**shape, "settings": dict, "minutes": float}
     )
@@ -137,14 +155,14 @@ def _difference(pair: Mapping[str, Any] | None, is_first: bool) -> dict[str, str
     if pair.get("low") is None:
         return {DIFFERENCE: "n/a", "verdict": pair["verdict"]}
     text = f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]"
-    return {DIFFERENCE: text, "verdict": pair["verdict"]}
+    return {DIFFERENCE: text, "verdict": pair["verdict"] + (" (the rest)" if pair["of"] == "the rest" else "")}
 
 
 def block(folder: str | Path) -> str:
     """What the README shows of a zoo: its table in short, its notes and its command."""
     found = load(folder)
     shown = (
-        *("model", "word perplexity", "bits/byte", DIFFERENCE, "verdict", "BLEU"),
+        *("model", "word perplexity", "bits/byte", COLUMNS[REST][0], DIFFERENCE, "verdict", "BLEU"),
         *("prefill ms", "ms/token", "peak MB", "parameters"),
     )
     lines = [{column: line[column] for column in shown} for line in cells(found)]
@@ -183,6 +201,11 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         "Perplexity and token accuracy are of a model's own tokens, and compare between models that share them; "
         "perplexity a word and bits a byte compare across tokens.",
     ]
+    said.append(
+        f"The rest: the words of each document after its first {settings['prompt_words']}, given those. A T5 writes it "
+        "as the target of that source: its figures are of the rest, and compare with other models' of the same rest, "
+        "with no perplexity of whole texts."
+    )
     if rows and (written := rows[0]["written"]):
         short = sum(row["short"] or 0 for row in rows)
         said.append(
@@ -208,7 +231,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         spent = sum(sum(row["seconds"].values()) for row in rows)
         own = "" if share is None else f"; starting, opening and taking times took {share:.0%} of it"
         said.append(f"The measuring took {spent / 60:.1f} minutes{own}.")
-    return said
+    return [*said, *(f"{name}: {how}." for name, how in found.get("trainings", {}).items())]
 
 
 def _markdown(found: Mapping[str, Any], command: str, drawn: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -326,6 +327,23 @@ class RunConfig(Settings):
                 raise CurvekitError(f"model {name} is {_short(value)}; give a number below 2^31")
         return self
 
+    def command(self) -> str:
+        """The command line that trains this, without what would be chosen anyway; files and folders by their names."""
+        chosen = type(self)(**{name: getattr(self, name) for name in _CHOOSING})
+        words = ["curvekit", "train"]
+        for name, value in self.results().items():
+            usual = _DEFAULTS[name] if name in _CHOOSING else getattr(chosen, name)
+            if value is None or (name not in _SHOWN and value == usual):
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if isinstance(value, dict):
+                words += [f"{key}={each}" for key, each in value.items()]
+            elif isinstance(value, str) and ("/" in value or "\\" in value) and present(value):
+                words.append(f"path/to/{Path(value).name}")
+            elif value is not True:
+                words.append(str(value).lower() if value is False else str(value))
+        return shlex.join(words)
+
     def validate(self) -> RunConfig:
         """Return itself if every value can be used.
 
@@ -450,4 +468,6 @@ class RunConfig(Settings):
 
 
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
+_CHOOSING = ("base", "scratch", "freeze", "optimizer", "task", "steps")  # what other settings' defaults hang on
+_SHOWN = ("recipe", "base", "corpus", "steps")  # in a command line even where they are at their defaults
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -44,7 +46,10 @@ def here(monkeypatch):
 def tiny_t5(tiny_tokenizer, tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=len(tiny_tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    end = tiny_tokenizer.eos_token_id
+    special = {"decoder_start_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(tiny_tokenizer), **shape, **special)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "tiny-t5")
     tiny_tokenizer.save_pretrained(tmp_path / "tiny-t5")
     return tmp_path / "tiny-t5"
@@ -92,7 +97,7 @@ def test_a_model_that_leaks_compares_with_nothing(tiny_base, settings, make, tin
     texts, _ = texts_of(settings, lambda _: None)
     with pytest.warns(UserWarning, match="sees the tokens"):
         rows = [measure(str(name), texts, settings, {}) for name in (tiny_base, tmp_path / "published")]
-    assert set(refusals(*rows)) == {"perplexity", "word_perplexity", "bits_per_byte", "token_accuracy", "bleu", "chrf"}
+    assert set(refusals(*rows)) == {*room.QUALITY, *room.WRITING, room.REST}
     assert differences(rows)[0]["why_not"] == "sees the words it predicts"
 
 
@@ -113,9 +118,10 @@ def other(row, **changes):
     ("changes", "refused", "why"),
     [
         ({"tokenizer_hash": "other"}, {"perplexity", "token_accuracy"}, "other tokens"),
-        ({"context": 16}, {*room.QUALITY}, "reads 16 tokens, not 32"),
-        ({"keeps_text": False}, {*room.QUALITY}, "the tokens of other do not keep the text"),
-        ({"kind": "seq2seq", "given": "its first half"}, {*room.QUALITY}, "given its first half, not nothing"),
+        ({"context": 16}, {*room.QUALITY, room.REST}, "reads 16 tokens, not 32"),
+        ({"keeps_text": False}, {*room.QUALITY, room.REST}, "the tokens of other do not keep the text"),
+        ({"kind": "seq2seq", "given": "the first 8 words"}, {*room.QUALITY}, "given the first 8 words"),
+        ({room.REST: None}, {room.REST}, "the rest of a text is more than other reads"),
         ({"threads": 99}, {*room.COSTS}, "another machine, threads or type"),
         ({"machine": "an abacus"}, {*room.COSTS}, "another machine, threads or type"),
         ({"prefill_tokens": 5}, {"prefill_ms"}, "reads 5 tokens, not 12"),
@@ -127,14 +133,43 @@ def test_what_may_not_be_compared_says_so(row, changes, refused, why):
     found = refusals(changed, row)
     assert set(found) == refused and set(found.values()) <= {why}
     (pair,) = differences([row, changed])
-    assert ("why_not" in pair) == ("bits_per_byte" in refused)
+    given = "given" in changes
+    assert pair["of"] == ("the rest" if given else "whole texts")
+    assert ("why_not" in pair) == ("bits_per_byte" in refused and not given)
     if "why_not" not in pair:
         assert pair["difference"] == pytest.approx(0)
 
 
-def test_a_model_that_writes_for_a_source_is_a_row_that_says_so(tiny_t5, settings, here, tmp_path):
-    (found,) = zoo([str(tiny_t5)], settings, tmp_path / "zoo", lambda _: None)["rows"]
-    assert "T5" in found["error"] or "t5" in found["error"]
+def test_one_that_writes_targets_compares_in_the_rest_of_texts(tiny_t5, tiny_bases, settings, here, tmp_path):
+    names = [str(tiny_bases["gpt2"]), str(tiny_t5)]
+    found = zoo(names, settings, tmp_path / "zoo", lambda _: None)
+    gpt2, t5 = found["rows"]
+    assert t5["kind"] == "seq2seq" and t5["given"] == "the first 8 words" and "score" not in t5
+    assert t5["bits_per_byte"] == t5[room.REST] and t5["bleu"] is not None and t5["decode_ms"] > 0
+    (pair,) = found["differences"]
+    assert pair["of"] == "the rest"
+    assert pair["difference"] == pytest.approx(t5[room.REST] - gpt2[room.REST])
+
+    texts, _ = texts_of(settings, lambda _: None)
+    model, tokenizer = open_model(names[0])
+    whole = score_documents(model, tokenizer, texts, context=32, stride=16, keep_tokens=6)
+    rests = [re.match(r"(?:\s*\S+){8}", text).end() for text in texts]  # by hand: the losses behind the first words
+    bits, size = 0.0, 0
+    for text, start, told in zip(texts, rests, whole.token_nll, strict=True):
+        count = len(tokenizer(text[start:], add_special_tokens=False)["input_ids"])
+        assert "".join(told["tokens"][-count:]) == text[start:]
+        bits += sum(told["nll"][-count:]) / math.log(2)
+        size += len(text[start:].encode())
+    assert gpt2[room.REST] == pytest.approx(bits / size, rel=1e-4)
+
+
+def test_a_rest_beyond_the_positions_is_a_cell_that_says_so_or_the_row(tiny_base, tiny_t5, settings):
+    texts, _ = texts_of(settings, lambda _: None)
+    narrow = ZooSettings(**{**asdict(settings), "context": 4, "stride": 2})
+    found = measure(str(tiny_base), texts, narrow, {})
+    assert found[room.REST] is None and "rest" not in found and found["bits_per_byte"] > 0
+    with pytest.raises(CurvekitError, match="longer|more than"):
+        measure(str(tiny_t5), texts, narrow, {})
 
 
 def test_nothing_ends_early_when_time_is_taken(tiny_base, monkeypatch):
@@ -175,11 +210,12 @@ def test_settings_that_cannot_be_are_refused_by_name():
         ({"documents": 0}, "documents is 0; give 1 or more"),
         ({"stride": 600}, "stride is 600 and would skip tokens; give at most 512"),
         ({"words": 50}, "are more than the 50 words of a document"),
+        ({"words": 40}, "the 40 words of a document have no rest after them"),
         ({"split": "tests"}, "give train, validation or test"),
     ):
         with pytest.raises(CurvekitError, match=told):
             ZooSettings(**wrong)
-    assert ZooSettings(prompts=0, words=5).prompts == 0
+    assert ZooSettings(prompts=0, words=50).prompts == 0
 
 
 def test_texts_too_short_for_the_words_are_refused(tiny_corpus):

@@ -201,14 +201,16 @@ def quality_and_cost():
     rows = [
         {
             "name": n,
-            "bits_per_byte": 2 - k / 4,
+            "bits": 2 - k / 4,
             "decode_ms": 4.0 * 5**k,
             "prefill_ms": 20.0 * 4**k,
             "prefill_tokens": 128,
         }
         for k, n in enumerate(("mini", "a model $of one's own", "t5-small"))
     ]
-    return figures.quality_and_cost(rows, ["t5-small"], "a processor, 2 threads, float32")
+    return figures.quality_and_cost(
+        rows, ["t5-small"], "a processor, 2 threads, float32", " after their first 40 words"
+    )
 
 
 def token_differences():

@@ -28,6 +28,7 @@ def row(name, bits=1.5, **changes):
         "prefill_ms": 20.0, "decode_ms": 5.0, "prefill_cpu_ms": 18.0, "decode_cpu_ms": 4.5, "busy": 0.0,
         "prefill_tokens": 128, "decode_tokens": 32, "threads": 2, "peak_memory_mb": 300.0, "dtype": "float32",
         "machine": "a processor", "seconds": {"opening": 1.0, "scoring": 9.0}, "score": score,
+        "rest": score, "rest_bits_per_byte": bits,
     } | changes  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def written(tmp_path):
         row("mini"),
         row("better", 1.2, busy=0.5),
         row("others-tokens", 1.4, tokenizer_hash="b"),
-        row("seq2seq", 1.0, kind="seq2seq", given="the first half of each text"),
+        row("seq2seq", 1.0, kind="seq2seq", given="the first 40 words"),
         {"name": "nowhere", "error": "unknown base 'nowhere'"},
         row(EVIL, 1.6, leaks=True),
     ]
@@ -61,9 +62,9 @@ def test_every_cell_that_may_not_be_compared_says_so(written):
     assert lines["better"]["verdict"] == "better" and lines["better"]["ms/token"] == "4.50 (processor time)"
     assert lines["others-tokens"]["perplexity"] == "30.00 (other tokens)"
     assert lines["others-tokens"]["bits/byte"] == "1.4000" and lines["others-tokens"]["verdict"] == "better"
-    given = "given the first half of each text, not nothing"
-    assert lines["seq2seq"]["bits/byte"] == f"1.0000 ({given})"
-    assert (lines["seq2seq"][pages.DIFFERENCE], lines["seq2seq"]["verdict"]) == ("not compared", given)
+    assert lines["seq2seq"]["bits/byte"] == "1.0000 (given the first 40 words)"
+    assert lines["seq2seq"]["bits/byte of the rest"] == "1.0000"
+    assert lines["seq2seq"][pages.DIFFERENCE].startswith("-0.5") and lines["seq2seq"]["verdict"] == "better (the rest)"
     assert lines["nowhere"]["verdict"] == "unknown base 'nowhere'"
     assert lines[EVIL]["verdict"] == "sees the words it predicts"
 
@@ -131,3 +132,11 @@ def test_the_command_measures_apart_with_a_plugin_and_says_what_it_cannot_have(
     assert one["peak_memory_mb"] is None or one["peak_memory_mb"] > 1
     assert one["seconds"]["starting"] > 0
     assert not list((tmp_path / "zoo" / "rows").glob(".*")), "nothing is left of the order"
+
+
+def test_how_the_runs_among_the_models_were_made_stands_below(tmp_path):
+    how = {"tuned": f"`curvekit train --recipe {EVIL}`"}
+    pages.write({**found(row("tuned")), "trainings": how}, tmp_path / "zoo", "curvekit zoo tuned")
+    assert f"tuned: {how['tuned']}" in (tmp_path / "zoo" / "README.md").read_text()
+    assert EVIL not in (tmp_path / "zoo" / "index.html").read_text()
+    assert pages.load(tmp_path / "zoo")["trainings"] == how

@@ -221,9 +221,13 @@ def test_rows_are_refused_for_a_model_that_continues_text(tiny_base, rows, tmp_p
         train(config(tiny_base, rows, recipe="gpt2"), tmp_path / "run", progress="none")
 
 
-def test_a_shape_without_weights_is_trained_from_scratch_only(rows, tmp_path):
-    with pytest.raises(CurvekitError, match="'t5-mini' is a shape without weights; give scratch"):
-        train(config("t5-mini", rows), tmp_path / "run", progress="none")
+@pytest.mark.parametrize(
+    ("base", "keys"), [("t5-mini", {}), ("gpt-neo-mini", {"source_key": None, "target_key": None})]
+)
+def test_a_shape_without_weights_is_trained_from_scratch_only(base, keys, rows, tiny_corpus, tmp_path):
+    corpus = tiny_corpus if keys else rows
+    with pytest.raises(CurvekitError, match=f"'{base}' is a shape without weights; give scratch"):
+        train(config(base, corpus, **keys), tmp_path / "run", progress="none")
 
 
 @pytest.mark.parametrize(
