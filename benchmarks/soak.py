@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from benchmarks.serving import PROMPTS, curvekit_serve, free_port, running
 
@@ -125,12 +126,15 @@ def soak(model: str, seconds: float, clients: int, warm: float = WARM) -> dict[s
         line for line in after.splitlines() if line.startswith("curvekit_requests_total{") and 'status="5' in line
     ]
     warmed = next(size for when, size in sizes if when >= warm)
+    minutes = [next(size for when, size in sizes if when >= start) for start in np.arange(0, sizes[-1][0], 60)]
     growth = max(size for when, size in sizes if when >= warm) - warmed
     return {
         "model": model, "seconds": round(sizes[-1][0], 1), "clients": clients, "requests": sum(load.told.values()),
         "told": dict(load.told), "tokens": load.tokens, "tokens_a_second": round(load.tokens / sizes[-1][0], 1),
         "warm_seconds": warm, "warm_megabytes": round(warmed / 1e6, 1), "growth_megabytes": round(growth / 1e6, 1),
-        "last_megabytes": round(sizes[-1][1] / 1e6, 1), "errors": len(load.errors), "first_errors": load.errors[:5],
+        "last_megabytes": round(sizes[-1][1] / 1e6, 1),
+        "megabytes_by_minute": [round(size / 1e6, 1) for size in minutes],
+        "errors": len(load.errors), "first_errors": load.errors[:5],
         "status_5xx": failed, "passed": not load.errors and not failed and growth < GROWTH,
     }  # fmt: skip
 

@@ -230,6 +230,27 @@ def _streams(tokenizer: Any, texts: list[str], vocabulary: int | None) -> list[n
     return streams
 
 
+def signed(
+    model: Any, tokenizer: Any, leaks: bool, given: Mapping[str, Any] | None = None, **how: Any
+) -> dict[str, Any]:
+    """The signature of a score: whose it is, what is ``given`` of the texts, ``how`` it was taken, and the versions."""
+    own = getattr(model.config, "registered", None)
+    return {
+        "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        "recipe": getattr(model.config, "recipe", None) or "none",
+        **({"registered": own} if own else {}),
+        **(given or {}),
+        **how,
+        "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
+        "vocabulary": len(tokenizer),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "leaks": leaks,
+        **{name: version(name) for name in ("torch", "transformers")},
+        "curvekit": curvekit.__version__,
+    }
+
+
 def score_documents(
     model: Any,
     tokenizer: Any,
@@ -314,25 +335,18 @@ def score_documents(
         words=np.array([len(text.split()) for text in texts]),
         bytes=np.array([len(text.encode("utf-8")) for text in texts]),
         leaks=leaks,
-        signature={
-            "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
-            "recipe": getattr(model.config, "recipe", None) or "none",
-            **({"registered": own} if (own := getattr(model.config, "registered", None)) else {}),
-            **(signature or {}),
-            "documents": len(texts),
-            "texts": short_hash(*texts),
-            "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
-            "vocabulary": len(tokenizer),
-            "tokenizer_hash": tokenizer_hash(tokenizer),
-            "context": context,
-            "stride": stride,
-            "prefix": "one eos token",
-            "denominators": DENOMINATORS,
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "leaks": leaks,
-            **{name: version(name) for name in ("torch", "transformers")},
-            "curvekit": curvekit.__version__,
-        },
+        signature=signed(
+            model,
+            tokenizer,
+            leaks,
+            signature,
+            documents=len(texts),
+            texts=short_hash(*texts),
+            context=context,
+            stride=stride,
+            prefix="one eos token",
+            denominators=DENOMINATORS,
+        ),
         token_nll=[
             {"tokens": [tokenizer.decode([token]) for token in stream[1:].tolist()], "nll": losses.tolist()}
             for stream, losses in zip(streams, kept, strict=False)

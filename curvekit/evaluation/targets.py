@@ -10,7 +10,6 @@ same source. With the perplexity of whole texts neither does, for there nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, short_hash, tokenizer_hash
+from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, short_hash, signed
 from curvekit.modes import evaluating
 from curvekit.text.pairs import batched, source_ids, target_ids
 from curvekit.text.tokenization import start_token
@@ -104,23 +102,17 @@ def score_targets(
         words=np.array([len(text.split()) for text in targets]),
         bytes=np.array([len(text.encode("utf-8")) for text in targets]),
         leaks=leaks,
-        signature={
-            "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
-            "recipe": getattr(model.config, "recipe", None) or "none",
-            **(signature or {}),
-            "documents": len(targets),
-            "texts": short_hash(*sources, *targets),
-            "tokenizer": getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
-            "vocabulary": len(tokenizer),
-            "tokenizer_hash": tokenizer_hash(tokenizer),
-            "context": room,
-            "prefix": GIVEN,
-            "denominators": f"{DENOMINATORS}, of the target alone",
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "leaks": leaks,
-            **{name: version(name) for name in ("torch", "transformers")},
-            "curvekit": curvekit.__version__,
-        },
+        signature=signed(
+            model,
+            tokenizer,
+            leaks,
+            signature,
+            documents=len(targets),
+            texts=short_hash(*sources, *targets),
+            context=room,
+            prefix=GIVEN,
+            denominators=f"{DENOMINATORS}, of the target alone",
+        ),
         token_nll=[
             {"tokens": [tokenizer.decode([token]) for token in written[i]], "nll": kept[i].tolist()}
             for i in range(min(keep_tokens, len(written)))

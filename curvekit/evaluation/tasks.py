@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.answers import baselines, judge
-from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, tokenizer_hash
+from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, signed
 from curvekit.evaluation.significance import paired_bootstrap, paired_items
 from curvekit.files import finite
 from curvekit.generation.streams import complete, positions_of
@@ -126,25 +124,12 @@ def ask(
     room = _room(model, room)
     prompter, task = Prompter(rows.task, tokenizer, room, form), rows.task
     examples = spread(rows.split(split), items)
-    told = {
-        "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
-        "recipe": getattr(model.config, "recipe", None) or "none",
-        **(signature or {}),
-        "task": task.name,
-        "split": split,
-        "revision": rows.revision.get(split, ""),
-        "items": len(examples),
-        "prompt": prompter.fingerprint,
-        "form": "chat" if prompter.chat else "plain",
-        "stop": ["end of text", *prompter.stop],
-        "decoding": "likeliest answer" if task.kind == "choice" else f"greedy|tokens:{task.new_tokens}",
-        "room": room,
-        "tokenizer_hash": tokenizer_hash(tokenizer),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "leaks": warn_if_leaking(model),
-        **{name: version(name) for name in ("torch", "transformers")},
-        "curvekit": curvekit.__version__,
-    }
+    told = signed(
+        model, tokenizer, warn_if_leaking(model), signature, task=task.name, split=split,
+        revision=rows.revision.get(split, ""), items=len(examples), prompt=prompter.fingerprint,
+        form="chat" if prompter.chat else "plain", stop=["end of text", *prompter.stop],
+        decoding="likeliest answer" if task.kind == "choice" else f"greedy|tokens:{task.new_tokens}", room=room,
+    )  # fmt: skip
     return Asked(rows, examples, prompter, told)
 
 

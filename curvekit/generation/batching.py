@@ -455,8 +455,8 @@ class Batcher:
             tokens = torch.cat(drawn).tolist()
         else:
             tokens = scores.argmax(-1).tolist()
-        for place, (row, token) in enumerate(zip(group, tokens, strict=True)):
-            self._tell(row, token, first.odds.probabilities[place])
+        for row, token, probabilities in zip(group, tokens, first.odds.taken(), strict=True):
+            self._tell(row, token, probabilities)
 
     def _tell(self, row: Row, token: int, probabilities: Tensor) -> None:
         if not row.draws:

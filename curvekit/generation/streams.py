@@ -345,8 +345,14 @@ class _Odds(LogitsProcessor):
     """Changes nothing; keeps the probabilities that the next token is drawn from, before temperature and filters."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.probabilities = scores.softmax(-1)  # [rows, vocabulary]
+        self.probabilities: Tensor | None = scores.softmax(-1)  # [rows, vocabulary]
         return scores
+
+    def taken(self) -> Tensor:
+        """The probabilities ``[rows, vocabulary]``, which are let go of: filters are kept for many requests."""
+        taken, self.probabilities = self.probabilities, None
+        assert taken is not None
+        return taken
 
 
 class _Teller(_Clock):
@@ -364,7 +370,7 @@ class _Teller(_Clock):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         over = super().__call__(input_ids, scores)
-        self.steps.put(_Step.of(int(input_ids[0, -1]), self.odds.probabilities[0], self.alternatives))
+        self.steps.put(_Step.of(int(input_ids[0, -1]), self.odds.taken()[0], self.alternatives))
         return over
 
 
