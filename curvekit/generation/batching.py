@@ -390,8 +390,7 @@ class Batcher:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         never: Any = lambda *_, **__: False  # noqa: E731
         _run(
-            self.model, self.tokenizer, inputs, sampling, [sampling.seed], never,
-            logits_processor=[odds], custom_generate=prepared,
+            self.model, self.tokenizer, inputs, sampling, [], never, [odds], custom_generate=prepared,
         )  # fmt: skip
         row.filters, row.odds = found[0], odds
         if all(type(each) in _FORGETFUL for each in found[0]):

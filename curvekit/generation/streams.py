@@ -11,17 +11,18 @@ source, which ends with that token, and what it writes is the target.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -258,7 +259,7 @@ def _pieces(
     def work() -> None:
         seeds = [sampling.seed]
         try:
-            _run(model, tokenizer, inputs, sampling, seeds, teller, logits_processor=[odds], **settings)
+            _run(model, tokenizer, inputs, sampling, seeds, teller, [odds], **settings)
             steps.put(None)
         except BaseException as failure:
             steps.put(failure)
@@ -374,23 +375,41 @@ class _Teller(_Clock):
         return over
 
 
-class _Dice(TorchFunctionMode):
-    """Draws each row of what is drawn in this thread with a generator of its own, in place of the global one.
+class _Dice(LogitsProcessor):
+    """Changes no score, but has each row of what is drawn from them drawn with a generator of its own.
 
     transformers' ``generate`` takes no generator, and forking the global state would disturb other threads.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        super().__init__()
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.as_subclass(_Thrown)
+
+    @contextlib.contextmanager
+    def thrown(self) -> Iterator[None]:
+        before = _generators.set(self.generators)
+        try:
+            yield
+        finally:
+            _generators.reset(before)
+
+
+_generators: ContextVar[Sequence[torch.Generator]] = ContextVar("_generators")
+
+
+class _Thrown(Tensor):
+    """What is drawn from it, or from what is computed of it, is drawn with the dice that are thrown."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not torch.multinomial:
-            return function(*args, **kwargs or {})
+            return super().__torch_function__(function, types, args, kwargs or {})
         rows, *rest = args
         drawn = (
             torch.multinomial(row, *rest, **kwargs or {}, generator=generator)
-            for row, generator in zip(rows, self.generators, strict=True)
+            for row, generator in zip(rows.as_subclass(Tensor), _generators.get(), strict=True)
         )
         return torch.stack(list(drawn))
 
@@ -406,9 +425,13 @@ def _run(
     sampling: Sampling,
     seeds: Sequence[int],
     watch: StoppingCriteria,
+    processors: Sequence[LogitsProcessor] = (),
     **settings: Any,
 ) -> Tensor:
-    """transformers' ``generate``: token ids ``[prompts * continuations, padded prompt + new]``."""
+    """transformers' ``generate``: token ids ``[prompts * continuations, padded prompt + new]``.
+
+    ``seeds`` are the rows'; without any the global dice are thrown.
+    """
     drawing: dict[str, Any] = {"do_sample": sampling.temperature > 0}
     if sampling.temperature > 0:
         drawing |= {"temperature": float(sampling.temperature), "top_k": sampling.top_k, "top_p": float(sampling.top_p)}
@@ -426,10 +449,13 @@ def _run(
     if is_seq2seq(model.config):
         config.decoder_start_token_id = model.config.decoder_start_token_id
     criteria = [watch, _StopStrings(tokenizer, sampling.stop, _start(model, inputs))]
-    with evaluating(model), _Dice(seeds, model.device):
-        return model.generate(  # type: ignore[operator]
-            **inputs, generation_config=config, stopping_criteria=criteria, **settings
+    dice = _Dice(seeds, model.device)
+    processors = [*processors, dice] if seeds and sampling.temperature > 0 else [*processors]
+    with evaluating(model), dice.thrown():
+        written: Tensor = model.generate(  # type: ignore[operator]
+            **inputs, generation_config=config, stopping_criteria=criteria, logits_processor=processors, **settings
         )
+    return written.as_subclass(Tensor)
 
 
 def positions_of(model: PreTrainedModel) -> int:
