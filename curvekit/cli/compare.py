@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 
 from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.readme import (
@@ -29,6 +30,7 @@ def add(commands: Commands) -> None:
         "print the table of a report, or compare finished runs, with paired intervals",
         "  curvekit compare reports/pydocs-mini\n"
         "  curvekit compare runs/gpt2 runs/curve\n"
+        "  curvekit compare runs/gpt2 runs/curve --out reports/curve\n"
         "  curvekit compare reports/wikitext-2 --readme README.md\n"
         "  curvekit compare reports/which-curve",
     )
@@ -44,6 +46,14 @@ def add(commands: Commands) -> None:
     form.add_argument("--latex", action="store_true", help="a LaTeX table instead of Markdown")
     form.add_argument("--json", action="store_true", help="JSON instead of Markdown")
     form.add_argument("--readme", type=path, metavar="PAGE", help="write the results between the marks of a page")
+    form.add_argument("--out", type=path, metavar="FOLDER", help="write a page of the runs, with figures and samples")
+    each.add_argument(
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="prompts that a page shows (default: %(default)s)",
+    )
     add_plugin(each)
 
 
@@ -51,6 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.experiments.comparison import compare, load_comparison
 
     first = arguments.folders[0]
+    if arguments.out is not None:
+        _page(arguments)
+        return
     if arguments.readme is not None:
         if len(arguments.folders) > 1 or arguments.baseline:
             raise CurvekitError("--readme takes the folder of one comparison, as it was saved; leave the rest out")
@@ -80,3 +93,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({"rows": comparison.rows, "contrasts": comparison.contrasts}, ensure_ascii=False))
     else:
         print(comparison.to_markdown())
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from curvekit.reports.runs import write
+
+    folders, out, samples = arguments.folders, arguments.out, arguments.samples
+    if len(folders) == 1:
+        raise CurvekitError("--out makes a page of runs; name the folders of two or more")
+    words = ["curvekit", "compare", *(f"runs/{folder.resolve().name}" for folder in folders), "--out", out.as_posix()]
+    words += ["--samples", str(samples)] if samples != 4 else []
+    print(write(folders, arguments.baseline or load_run(folders[0]).config.recipe, out, shlex.join(words), samples))

@@ -26,7 +26,7 @@ from curvekit.ownership import json_with, require_files, text_with
 from curvekit.shapes import Maybe
 from curvekit.shapes import require as require_shape
 from curvekit.training.runs import Run, load_run, require_place
-from curvekit.training.settings import RunConfig
+from curvekit.training.settings import RunConfig, by_name
 
 __all__ = [
     "Comparison", "PairedDifference", "compare", "holm", "load_comparison", "paired_bootstrap", "run_experiment",
@@ -359,7 +359,7 @@ def compare(
 
     all_runs = [runs[recipe][seed] for recipe in runs for seed in seeds]
     settings = [run.config.results() for run in all_runs]
-    shared = {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
+    shared = {name: by_name(value) for name, value in settings[0].items() if all(s[name] == value for s in settings)}
     first, others = scores[baseline][0], [score.signature for of_recipe in scores.values() for score in of_recipe]
     common = {
         key: value

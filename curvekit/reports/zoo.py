@@ -99,12 +99,14 @@ def write(found: Mapping[str, Any], folder: str | Path, command: str) -> Path:
 
 def trainings(names: Sequence[str | Path]) -> dict[str, str]:
     """Of each finished run among the models, by the name of its folder: how it was made and what that took."""
-    runs = [load_run(name) for name in names if (Path(name) / "metrics.json").is_file()]
-    return {
-        run.folder.resolve().name: f"`{run.config.command()}`; {run.metrics['train_tokens']:,} tokens, "
-        f"{run.metrics['train_seconds'] / 60:.1f} minutes of training"
-        for run in runs
-    }
+    told = {}
+    for run in (load_run(name) for name in names if (Path(name) / "metrics.json").is_file()):
+        name, metrics = run.folder.resolve().name, run.metrics
+        told[name] = (
+            f"`{run.config.command()} --out runs/{name}`; {metrics['train_tokens']:,} tokens, "
+            f"{metrics['train_seconds'] / 60:.1f} minutes of training"
+        )
+    return told
 
 
 def load(folder: str | Path) -> dict[str, Any]:

@@ -338,8 +338,8 @@ class RunConfig(Settings):
             words.append(f"--{name.replace('_', '-')}")
             if isinstance(value, dict):
                 words += [f"{key}={each}" for key, each in value.items()]
-            elif isinstance(value, str) and ("/" in value or "\\" in value) and present(value):
-                words.append(f"path/to/{Path(value).name}")
+            elif (short := by_name(value)) != value:
+                words.append(f"path/to/{short}")
             elif value is not True:
                 words.append(str(value).lower() if value is False else str(value))
         return shlex.join(words)
@@ -465,6 +465,12 @@ class RunConfig(Settings):
         """A folder name: ``curve+softemax-mini-pydocs-seed0``."""
         name = f"{self.recipe}-{Path(self.base).name}-{Path(self.corpus).name}-seed{self.seed}"
         return re.sub(r"[^\w.+-]+", "-", name)
+
+
+def by_name(value: Any) -> Any:
+    """A file or folder of this machine by its name, for what others read; any other value as it is."""
+    local = isinstance(value, str) and ("/" in value or "\\" in value) and present(value)
+    return Path(value).name if local else value
 
 
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}

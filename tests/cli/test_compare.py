@@ -6,6 +6,9 @@ import json
 
 from curvekit.cli import main
 from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END
+from curvekit.experiments.comparison import load_comparison
+from curvekit.training.cards import quoted
+from curvekit.training.runs import load_run
 
 
 def test_compare_prints_the_table_of_two_runs_with_an_interval(trained, capsys):
@@ -46,3 +49,25 @@ def test_a_ladders_report_is_printed_as_it_was_saved(capsys):
         assert capsys.readouterr().out == (folder / f"medium.{kind}").read_text(encoding="utf-8")
     assert main(["compare", str(folder), "--baseline", "canon"]) != 0
     assert "leave --baseline out" in capsys.readouterr().err
+
+
+def test_runs_are_put_on_a_page_with_figures_samples_and_commands(trained, tmp_path, capsys):
+    argv = ["compare", *map(str, trained.values()), "--out", str(tmp_path / "page")]
+    assert main(argv) == 0
+    page = (tmp_path / "page" / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page" / "README.md")
+    for run in map(load_run, trained.values()):
+        losses = [row["validation_loss"] for row in run.history if "validation_loss" in row]
+        assert f"{losses[0]:.4f}" in page and f"{min(losses):.4f}" in page
+        assert f"{run.config.command()} --out runs/{run.folder.name}" in page
+        assert quoted(run.samples[0]["continuation"]).splitlines()[0] in page
+    for name in ("learning", "differences"):
+        assert f"figures/{name}.png" in page and (tmp_path / "page" / "figures" / f"{name}.svg").exists()
+    assert load_comparison(tmp_path / "page").command.startswith("curvekit compare runs/")
+    assert main([*argv, "--samples", "0"]) == 0, "the same page again, without text"
+    assert "What they wrote" not in (tmp_path / "page" / "README.md").read_text(encoding="utf-8")
+    assert load_comparison(tmp_path / "page").command.endswith("--samples 0")
+
+    (tmp_path / "page" / "README.md").write_text("of mine")
+    assert main(argv) == 2 and (tmp_path / "page" / "README.md").read_text() == "of mine"
+    assert main(["compare", str(tmp_path / "page"), "--out", str(tmp_path / "other")]) == 2
