@@ -23,7 +23,7 @@ class ZooSettings:
     corpus: str = _setting("pydocs", "a corpus's name, a file or a folder")
     data_dir: str | None = _setting(None, "folder with the corpus's files, instead of the hub")
     split: str = _setting("test", "train, validation or test")
-    documents: int = _setting(24, "the first so many documents that have enough words")
+    documents: int = _setting(32, "the first so many documents that have enough words")
     words: int = _setting(200, "words of each document; the rest is cut off")
     context: int = _setting(512, "tokens of a scoring window, where a model has so many positions")
     stride: int = _setting(256, "tokens that a later window adds")
@@ -31,7 +31,7 @@ class ZooSettings:
     prompt_words: int = _setting(40, "words of such a beginning, after which the rest of every document is scored too")
     continuation_words: int = _setting(30, "words of a continuation that are compared with the document's")
     prefill: int = _setting(128, "tokens of the text whose reading is timed")
-    decode: int = _setting(32, "tokens whose writing is timed")
+    decode: int = _setting(24, "tokens whose writing is timed")
     repeats: int = _setting(3, "how often each is timed")
     threads: int | None = _setting(None, "threads of the CPU (default: as many as torch takes)")
 

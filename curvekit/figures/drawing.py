@@ -454,10 +454,13 @@ def _apart(wanted: list[float], gap: float) -> list[float]:
     return places
 
 
+_LED = 12  # points between a label and its point from which on a line leads to it
+
+
 def place_labels(
     ax: Axes, points: np.ndarray, texts: Sequence[str], avoid: np.ndarray, **style: Any
 ) -> list[Annotation]:
-    """Write a label beside each point, on the side and at the distance where it covers least.
+    """Write a label beside each point, on the side and at the distance where it covers least; a line to one far off.
 
     Args:
         points: (N, 2) in data units.
@@ -495,6 +498,12 @@ def place_labels(
         assert best is not None
         taken.append(best[1])
         label.set_position(tuple((best[1][:2] - dot) / pixels))
+        near = np.clip(dot, best[1][:2], best[1][2:]) - dot
+        if np.hypot(*near) > _LED * pixels:
+            ax.annotate(
+                "", point, tuple(near / pixels), textcoords="offset points", zorder=4,
+                arrowprops={"arrowstyle": "-", "lw": 0.8, "color": MUTED, "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
     return labels
 
 

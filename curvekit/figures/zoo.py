@@ -31,7 +31,7 @@ def quality_and_cost(
         + (f", {threads}" if threads else "")
         + (". Hollow: not to be compared with the others" if apart else "")
         + ".",
-        3.6,
+        4.6,
     )
     axes: Any = figure.subplots(1, 2, sharey=True)
     tokens = sorted({row["prefill_tokens"] for row in drawn})
@@ -46,7 +46,7 @@ def quality_and_cost(
         points = np.array([[row[cost], row["bits"]] for row in drawn]).reshape(-1, 2)
         if not len(points):
             continue
-        low, high = points[:, 0].min() / 2.2, points[:, 0].max() * 2.2
+        low, high = points[:, 0].min() / 3.5, points[:, 0].max() * 2.5
         ax.set_xlim(low, high)
         spoken_ticks(ax.xaxis, low, high)
         room = 0.25 * (np.ptp(points[:, 1]) or 0.2)
