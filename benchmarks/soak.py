@@ -1,5 +1,7 @@
 """``python -m benchmarks.soak``: a service under load for a while, whose memory may not grow and which may not err.
 
+Its memory is the median of each minute, so that one long prompt is no growth and a leak is.
+
 The service runs in a process of its own; the clients, coroutines in this one, ask in every dialect, whole and as
 streams, some leave in the middle, and some ask for what is refused. It ends by itself: exit status 0 if there was no
 error and the service's memory grew by less than :data:`GROWTH` after its first minute, 1 if not.
@@ -101,6 +103,15 @@ def resident(process: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
+def levels_of(sizes: Sequence[tuple[float, int]], warm: float) -> list[float]:
+    """The median of each stretch of ``warm`` seconds; one that lasted less than half of it is left out."""
+    stretches: dict[int, list[int]] = {}
+    for when, size in sizes:
+        stretches.setdefault(int(when // warm), []).append(size)
+    whole = [each for each in stretches.values() if len(each) > len(stretches[0]) / 2]
+    return [float(np.median(each)) for each in whole]
+
+
 def soak(model: str, seconds: float, clients: int, warm: float = WARM) -> dict[str, Any]:
     """Load a service for so long; what happened, and how far its memory grew after ``warm`` seconds."""
     warm = min(warm, seconds / 2)
@@ -125,15 +136,14 @@ def soak(model: str, seconds: float, clients: int, warm: float = WARM) -> dict[s
     failed = [
         line for line in after.splitlines() if line.startswith("curvekit_requests_total{") and 'status="5' in line
     ]
-    warmed = next(size for when, size in sizes if when >= warm)
-    minutes = [next(size for when, size in sizes if when >= start) for start in np.arange(0, sizes[-1][0], 60)]
-    growth = max(size for when, size in sizes if when >= warm) - warmed
+    levels = levels_of(sizes, warm)
+    growth = max(levels[1:]) - levels[1]
     return {
         "model": model, "seconds": round(sizes[-1][0], 1), "clients": clients, "requests": sum(load.told.values()),
         "told": dict(load.told), "tokens": load.tokens, "tokens_a_second": round(load.tokens / sizes[-1][0], 1),
-        "warm_seconds": warm, "warm_megabytes": round(warmed / 1e6, 1), "growth_megabytes": round(growth / 1e6, 1),
-        "last_megabytes": round(sizes[-1][1] / 1e6, 1),
-        "megabytes_by_minute": [round(size / 1e6, 1) for size in minutes],
+        "warm_seconds": warm, "growth_megabytes": round(growth / 1e6, 1),
+        "megabytes": [round(level / 1e6, 1) for level in levels],
+        "highest_megabytes": round(max(size for _, size in sizes) / 1e6, 1),
         "errors": len(load.errors), "first_errors": load.errors[:5],
         "status_5xx": failed, "passed": not load.errors and not failed and growth < GROWTH,
     }  # fmt: skip

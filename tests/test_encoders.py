@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
 from curvekit.bases.berts import load_bert, load_encoder, plain_bert
 from curvekit.encoders import ContextEncoder, bridge, bridged_table
@@ -96,6 +97,34 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_trainable_one_learns(tiny):
     open_ = encoder_of(tiny, "causal", trainable=True).train()
     open_(ids).sum().backward()
     assert open_.bert.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_more_word_behind_a_cache_is_what_the_modules_compute(tiny, padded, monkeypatch):
+    encoder = encoder_of(tiny, "causal").eval()
+    ids = torch.randint(1, 100, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, :4] = mask[2, :1] = 0
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    steps = []
+    monkeypatch.setattr(encoder, "_step", lambda *args: steps.append(1) or ContextEncoder._step(encoder, *args))
+
+    def states(parts):
+        cache, at, found = DynamicCache(), 0, []
+        for size in parts:
+            now = slice(at, at + size)
+            found.append(encoder(ids[:, now], mask[:, : at + size], places[:, now], cache))
+            at += size
+        return torch.cat(found, 1)[mask.bool()]
+
+    with torch.no_grad():
+        by_step, whole = states([4, *[1] * 5]), states([9])
+        assert len(steps) == 5
+        monkeypatch.setattr(encoder, "_steps", lambda *_: False)
+        by_module = states([4, *[1] * 5])
+    assert len(steps) == 5 and torch.allclose(by_step, by_module, atol=1e-6)
+    assert torch.allclose(by_step, whole, atol=1e-5)
 
 
 def test_rows_beyond_the_tokenizer_are_zero(tiny_encoder, tiny_tokenizer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 
 from curvekit.cli.addresses import add_address
 from curvekit.cli.flags import Commands, add_plugin, command
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     auth = ("curvekit", key) if key else None
     launch(blocks, server_name=arguments.host, server_port=port, auth=auth, prevent_thread_lock=True)
     say(f"curvekit: {url} shows {', '.join(voices)}; Ctrl-C ends it" + ("; the user is curvekit" if key else ""))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     try:
         blocks.block_thread()
     finally:

@@ -299,8 +299,8 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             why = refusals(a, b).get("bits_per_byte" if of == "score" else REST)
             if why is None:
                 try:
-                    scores = [LanguageModelScore.from_dict(each[of], each["name"]) for each in (a, b)]
-                    paired = paired_bootstrap(*scores, unit="byte")
+                    first, second = (LanguageModelScore.from_dict(each[of], each["name"]) for each in (a, b))
+                    paired = paired_bootstrap(first, second, unit="byte")
                 except CurvekitError as error:
                     why = first_line(error)
                 else:

@@ -138,6 +138,10 @@ def server_of(app: Any, seconds: float) -> uvicorn.Server:
                 for each, handler in before.items():
                     signal.signal(each, handler)
 
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            app.state.service.draining = True  # whoever asks on a connection that is open hears that it is not ready
+            super().handle_exit(sig, frame)
+
     limits = app.state.service.limits
     config = uvicorn.Config(
         app,

@@ -45,7 +45,7 @@ def folders(tiny_bases, tiny_encoder, tiny_tokenizer, tmp_path_factory):
 
 def test_bases_runs_and_adapters_are_served_by_name_each_with_its_own_text(folders):
     with serve(*folders.values()) as url:
-        cards = {each["id"]: each["curvekit"] for each in httpx.get(f"{url}/v1/models").json()["data"]}
+        cards = {each["id"]: each["curvekit"] for each in httpx.get(f"{url}/v1/models", timeout=60).json()["data"]}
         assert list(cards) == list(folders)
         assert [cards[name]["recipe"] for name in ("run", "curved", "adapter", "mini")] == [
             "softemax", "curve", "curve", "gpt2",

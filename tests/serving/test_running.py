@@ -17,9 +17,11 @@ import httpx
 import pytest
 
 from curvekit import cli
+from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.serving import serve
-from curvekit.serving.running import key_of, loopback
+from curvekit.serving.running import key_of, loopback, server_of
+from curvekit.serving.service import application
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,23 @@ def test_sigterm_lets_a_text_end_and_then_ends_the_service(command, saved):
     thread.join(60)
     assert answers[0].status_code == 200 and len(answers[0].json()["continuations"]) == 8
     assert process.wait(60) == 0
+
+
+def test_from_the_signal_on_the_service_is_not_ready(saved):
+    app = application({"talker": open_model(saved)})
+    server = server_of(app, 5.0)
+    assert not app.state.service.draining
+    server.handle_exit(signal.SIGTERM, None)
+    assert app.state.service.draining and server.should_exit
+
+
+def test_sigterm_ends_the_demo_as_ctrl_c_does(command, saved):
+    process, (first,) = command("demo", saved, "--port", 0, lines=1)
+    assert httpx.get(re.search(r"http://\S+", first)[0], timeout=60).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    rest = process.stdout.read()
+    assert "Traceback" not in rest and process.returncode in (0, 130), (process.returncode, rest)
 
 
 def test_with_a_key_the_line_of_curl_takes_it_from_the_environment(command, saved):
