@@ -26,7 +26,7 @@ help:
 	@echo "  make report   set up, train the four recipes, compare them, write $(OUT)/index.html"
 	@echo "  make test     set up, run the tests"
 	@echo "  make check    lint, format, types, notebooks without outputs"
-	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (15 minutes)"
+	@echo "  make bench    set up, measure speed beside others' code, write reports/benchmarks (half an hour)"
 	@echo "  make soak     ten minutes of 16 clients at the service: its memory and its errors"
 	@echo "  make zoo      set up, measure mini, mini-curve and smollm2 on the same texts, write reports/zoo"
 	@echo "  make lab      JupyterLab on the notebooks"

@@ -149,6 +149,12 @@ def present(path: str | Path) -> bool:
         return False
 
 
+def by_name(value: Any) -> Any:
+    """A file or folder of this machine by its name, for what others read; any other value as it is."""
+    local = isinstance(value, str) and ("/" in value or "\\" in value) and present(value)
+    return Path(value).name if local else value
+
+
 def checked_path(text: str | Path, what: str = "the path") -> Path:
     """A path with ``~`` expanded, if a file can have this name.
 

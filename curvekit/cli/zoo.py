@@ -13,6 +13,7 @@ from curvekit.cli.printing import say
 from curvekit.cli.readme import ZOO_BEGIN, ZOO_END, fill
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.zoo_settings import ZooSettings
+from curvekit.files import by_name
 
 
 def add(commands: Commands) -> None:
@@ -73,6 +74,7 @@ def _command(arguments: argparse.Namespace, settings: ZooSettings) -> str:
         value = getattr(settings, each.name)
         if value == each.default:
             continue
-        shown = f"path/to/{Path(value).name}" if each.name == "data_dir" else str(value)
+        local = each.name == "data_dir" or by_name(value) != value
+        shown = f"path/to/{Path(value).name}" if local else str(value)
         words += [f"--{each.name.replace('_', '-')}", shown]
     return shlex.join([*words, *(word for file in arguments.plugin for word in ("--plugin", str(file)))])

@@ -25,7 +25,7 @@ from curvekit.errors import CurvekitError, first_line
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.evaluation.zoo_settings import ZooSettings
-from curvekit.files import finite, read_json, write_json
+from curvekit.files import by_name, finite, read_json, write_json
 from curvekit.recipes import RECIPES
 from curvekit.shapes import Maybe
 
@@ -47,7 +47,7 @@ def texts_of(settings: ZooSettings, announce: Callable[[str], object]) -> tuple[
     from curvekit.text.corpora import corpus_revision, load_corpus
 
     corpus = load_corpus(settings.corpus, settings.data_dir, announce=announce)
-    beginning = re.compile(rf"(?:\s*\S+){{{settings.words}}}")
+    beginning = beginning_of(settings.words)
     texts: list[str] = []
     for text in corpus[settings.split]["text"]:
         if len(texts) < settings.documents and (found := beginning.match(text)):
@@ -55,6 +55,11 @@ def texts_of(settings: ZooSettings, announce: Callable[[str], object]) -> tuple[
     if not texts:
         raise CurvekitError(f"no {settings.split} document of {settings.corpus} has {settings.words} words; give fewer")
     return texts, corpus_revision(corpus)[settings.split]
+
+
+def beginning_of(words: int) -> re.Pattern[str]:
+    """The first so many words of a text, with what stands between them; each is taken whole, so a search is linear."""
+    return re.compile(rf"(?:\s*\S+(?!\S)){{{words}}}")
 
 
 def open_named(name: str) -> tuple[Any, Any]:
@@ -144,7 +149,7 @@ def rest_scored(
     """
     from curvekit.evaluation.targets import score_targets
 
-    beginning = re.compile(rf"(?:\s*\S+){{{settings.prompt_words}}}")
+    beginning = beginning_of(settings.prompt_words)
     sources = [found[0] for text in texts if (found := beginning.match(text))]
     rests = [text[len(source) :] for text, source in zip(texts, sources, strict=True)]
     try:
@@ -166,10 +171,10 @@ def _context_of(model: Any, settings: ZooSettings) -> int:
 def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings) -> dict[str, Any]:
     """BLEU and chrF of the likeliest continuations against the documents, both cut at the same number of words.
 
-    ``short`` counts the continuations that have fewer words, because their model ended them.
+    ``short`` counts the continuations that have fewer words, because their model ended them or has no more positions.
     """
     from curvekit.evaluation.metrics import text_metrics
-    from curvekit.generation.streams import generate
+    from curvekit.generation.streams import generate, positions_of
 
     if not settings.prompts:
         return {"bleu": None, "chrf": None, "short": None, "written": None}
@@ -178,7 +183,8 @@ def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSet
     prompts = ["".join(each[:cut]) for each in words]
     references = ["".join(each[cut : cut + most]) for each in words]
     tokens = max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references)
-    written = generate(model, tokenizer, prompts, max_new_tokens=math.ceil(1.5 * tokens), temperature=0.0)
+    most_tokens = min(math.ceil(1.5 * tokens), max(1, positions_of(model) // 2))  # the other half is the prompt's
+    written = generate(model, tokenizer, prompts, max_new_tokens=most_tokens, temperature=0.0)
     hypotheses = ["".join(re.findall(r"\s*\S+", text)[:most]) for text in written]
     found = text_metrics(hypotheses, references, length=most)
     short = sum(len(text.split()) < most for text in hypotheses)
@@ -235,7 +241,7 @@ def zoo(
         else:
             announce(f"[{number}/{len(names)}] {name}: measured before")
         rows.append(read_json(place, shape=ROW))
-    own = {key: value for key, value in asdict(settings).items() if key != "data_dir"}
+    own = {key: by_name(value) for key, value in asdict(settings).items() if key != "data_dir"}
     return {
         "settings": own,
         "texts": told,

@@ -21,12 +21,12 @@ from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.results import CONTRAST, ROW
 from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
 from curvekit.evaluation.targets import COMPARES, GIVEN
-from curvekit.files import finite, read_json, write_json, write_text
+from curvekit.files import by_name, finite, read_json, write_json, write_text
 from curvekit.ownership import json_with, require_files, text_with
 from curvekit.shapes import Maybe
 from curvekit.shapes import require as require_shape
 from curvekit.training.runs import Run, load_run, require_place
-from curvekit.training.settings import RunConfig, by_name
+from curvekit.training.settings import RunConfig
 
 __all__ = [
     "Comparison", "PairedDifference", "compare", "holm", "load_comparison", "paired_bootstrap", "run_experiment",

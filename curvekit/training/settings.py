@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from curvekit.errors import CurvekitError
-from curvekit.files import checked_path, present, read_json
+from curvekit.files import by_name, checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
 from curvekit.training.fields import Settings
 from curvekit.training.fields import notes as _notes
@@ -465,12 +465,6 @@ class RunConfig(Settings):
         """A folder name: ``curve+softemax-mini-pydocs-seed0``."""
         name = f"{self.recipe}-{Path(self.base).name}-{Path(self.corpus).name}-seed{self.seed}"
         return re.sub(r"[^\w.+-]+", "-", name)
-
-
-def by_name(value: Any) -> Any:
-    """A file or folder of this machine by its name, for what others read; any other value as it is."""
-    local = isinstance(value, str) and ("/" in value or "\\" in value) and present(value)
-    return Path(value).name if local else value
 
 
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -216,6 +217,21 @@ def test_settings_that_cannot_be_are_refused_by_name():
         with pytest.raises(CurvekitError, match=told):
             ZooSettings(**wrong)
     assert ZooSettings(prompts=0, words=50).prompts == 0
+
+
+def test_words_of_more_tokens_than_the_positions_are_cut_short_and_counted(tiny_base, settings):
+    model, tokenizer = open_model(str(tiny_base))
+    texts = [" ".join(["\N{CYRILLIC SMALL LETTER ZHE}" * 40] * 14)] * 3
+    assert len(tokenizer(texts[0])["input_ids"]) > 10 * model.config.n_positions
+    found = room.continued(model, tokenizer, texts, settings)
+    assert found["short"] == 2 and found["bleu"] is not None
+
+
+def test_the_beginning_of_a_text_is_whole_words_and_found_at_once():
+    assert room.beginning_of(3).match(" one  two\nthree four")[0] == " one  two\nthree"
+    begun = time.perf_counter()
+    assert room.beginning_of(400).match("several words " * 190) is None
+    assert time.perf_counter() - begun < 1
 
 
 def test_texts_too_short_for_the_words_are_refused(tiny_corpus):
