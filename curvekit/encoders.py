@@ -116,7 +116,10 @@ class ContextEncoder(nn.Module):
         return super().train(mode and self.trainable)
 
     def _steps(self, input_ids: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> bool:
-        """Whether this is a single word, of a frozen BERT, which :meth:`_step` computes quicker than the modules."""
+        """Whether this is a single word, of a frozen BERT, which :meth:`_step` computes quicker than the modules.
+
+        A cache of one shape (``is_compileable``) has room behind the word, of which only the modules know.
+        """
         frozen = not self.trainable and self.bert.config._attn_implementation == "sdpa"
         known = position_ids is not None and (mask is None or mask.dim() == 2)
         return frozen and known and input_ids.shape[1] == 1
@@ -168,7 +171,7 @@ class ContextEncoder(nn.Module):
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             if self.context == "static":
                 return self.table(input_ids)
-            if cache is not None and self._steps(input_ids, mask, position_ids):
+            if cache is not None and not cache.is_compileable and self._steps(input_ids, mask, position_ids):
                 return self._step(input_ids, mask, position_ids, cache)
             return self.bert(
                 input_ids,
