@@ -32,7 +32,7 @@ def milliseconds(model: Any, prompt: int = 128, tokens: int = 32, repeats: int =
         processor's time over its threads, which other work on the machine does not lengthen; ``busy``, the share of the
         time in which the process had no processor at all, 0 on a GPU; and the tokens of each, and ``threads``.
     """
-    most = _positions(model)
+    most = positions(model)
     if most is not None:
         prompt = max(1, min(prompt, most - tokens - 1))
     device, vocabulary = next(model.parameters()).device, int(model.config.vocab_size)
@@ -63,7 +63,8 @@ def milliseconds(model: Any, prompt: int = 128, tokens: int = 32, repeats: int =
     }
 
 
-def _positions(model: Any) -> int | None:
+def positions(model: Any) -> int | None:
+    """How many tokens the model, and its encoder if it has one, can read at once; None where it does not say."""
     found = (getattr(model.config, name, None) for name in ("max_context", "max_position_embeddings"))
     return min((each for each in found if isinstance(each, int)), default=None)
 

@@ -164,8 +164,10 @@ def rest_scored(
 
 def _context_of(model: Any, settings: ZooSettings) -> int:
     """Tokens of a window: the settings', or as many as the model has positions for."""
-    limits = (getattr(model.config, each, None) for each in ("max_context", "max_position_embeddings"))
-    return min([settings.context, *(each for each in limits if isinstance(each, int))])
+    from curvekit.evaluation.timing import positions
+
+    most = positions(model)
+    return settings.context if most is None else min(settings.context, most)
 
 
 def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings) -> dict[str, Any]:
