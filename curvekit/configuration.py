@@ -37,6 +37,8 @@ class CurveConfigMixin(_Mixed):
         random_encoder: the encoder keeps untrained weights (an ablation).
         train_encoder: train the encoder too.
         context: ``static``, ``causal`` or ``bidirectional``.
+        encoder_layers: how many of the encoder's layers, the first ones, its states pass through; None is all. A
+            static one has none, and takes no notice of it.
         degree, place, curve_weights, learn_place, window, channels, normalisation, fusion: of the curve; see
             :class:`curvekit.curves.CurveEmbedding`.
         sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve there),
@@ -70,6 +72,7 @@ class CurveConfigMixin(_Mixed):
     random_encoder: bool = False
     train_encoder: bool = False
     context: str = "static"
+    encoder_layers: int | None = None
     degree: int = 2
     place: float = 0.5
     curve_weights: str = "bernstein"
@@ -96,6 +99,8 @@ class CurveConfigMixin(_Mixed):
             raise CurvekitError(f"attention {self.attention!r} has a fixed sink; leave log_sink out")
         pick(self.source, SOURCES, "source")
         pick(self.context, CONTEXTS, "context")
+        if self.encoder_layers is not None and self.encoder_layers < 1:
+            raise CurvekitError(f"encoder_layers is {self.encoder_layers}; give 1 or more, or none for all")
         pick(self.positions, POSITIONS, "kind of positions")
         self._check_sites()
         check_curve(

@@ -99,7 +99,8 @@ class ContextEncoder(nn.Module):
         if self.context == "static":
             self.table.weight.copy_(bert.embeddings.word_embeddings.weight)
         else:
-            self.bert.load_state_dict(bert.state_dict())
+            theirs = bert.state_dict()
+            self.bert.load_state_dict({name: theirs[name] for name in self.bert.state_dict()})  # the first layers
 
     @torch.no_grad()
     def resize(self, rows: int) -> None:

@@ -119,6 +119,20 @@ def test_more_tokens_than_the_encoder_has_positions(make):
         model(long)
 
 
+def test_the_first_layers_of_an_encoder_are_those_of_the_whole(make, tiny_tokenizer, tmp_path):
+    whole, first = make("curve-causal"), make("curve-causal", encoder_layers=1)
+    assert len(whole.curved.encoder.bert.encoder.layer) == 2 and len(first.curved.encoder.bert.encoder.layer) == 1
+    assert whole.config.past_layers - first.config.past_layers == 1
+    _, after_one, _ = whole.curved.encoder.bert(IDS, output_hidden_states=True).hidden_states
+    assert torch.equal(first.curved.encoder(IDS), after_one)
+    first.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    again = build_model("curve-causal", str(tmp_path), tiny_tokenizer, encoder=first.config.encoder, encoder_layers=1)
+    assert torch.equal(logits(first), logits(again))
+    anew = build_model("curve-causal", str(tmp_path), tiny_tokenizer, encoder=first.config.encoder)
+    assert len(anew.curved.encoder.bert.encoder.layer) == 2, "a base with other layers than are asked for gives none"
+
+
 def test_from_scratch_a_model_starts_at_the_loss_of_a_uniform_guess(tiny_tokenizer):
     model = build_model("gpt2", tokenizer=tiny_tokenizer, scratch=True)
     assert model.config.base_is_random and model.config.n_layer == MINI["n_layer"]
@@ -139,6 +153,8 @@ def test_from_scratch_a_model_starts_at_the_loss_of_a_uniform_guess(tiny_tokeniz
         ({"recipe": "gpt2", "n_layer": 2}, "unknown model setting 'n_layer'"),
         ({"recipe": "gpt2", "attention": "softmex"}, "did you mean 'softemax'|did you mean 'softmax'"),
         ({"recipe": "curve", "contxt": "static"}, "did you mean 'context'"),
+        ({"recipe": "curve-causal", "encoder_layers": 7}, "encoder_layers is 7, and the encoder 'minilm' has 6"),
+        ({"recipe": "curve-causal", "encoder_layers": 0}, "encoder_layers is 0; give 1 or more"),
         ({"recipe": "curve", "random_encoder": "no"}, "random_encoder is 'no'; give true or false"),
         ({"recipe": "curve", "degree": 2.5}, r"degree is 2\.5; give a whole number"),
         ({"recipe": "curve", "channels": "point"}, "channels is 'point'; give a list"),

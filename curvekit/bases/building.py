@@ -81,18 +81,15 @@ def build_model(
         if scratch:
             fields = _fresh(fields, architecture, tokenizer, settings)
         bert = None
-        own = {name: settings[name] for name in ("context", "random_encoder") if name in settings}
+        own = {name: settings[name] for name in ("context", "encoder_layers", "random_encoder") if name in settings}
         if settings.get("source") == "encoder" and not scratch and brings_encoder(theirs, encoder, **own):
             settings |= {"encoder": encoder, "encoder_config": theirs.encoder_config}
         elif settings.get("source") == "encoder":
             tokenizer = base_tokenizer(base) if tokenizer is None else tokenizer
             bert = load_encoder(encoder, tokenizer, fields["vocab_size"])
-            if (
-                len(bert.encoder.layer) < bert.config.num_hidden_layers
-                and settings.get("context", "static") != "static"
-            ):
-                raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
             settings |= {"encoder": encoder, "encoder_config": plain_bert(bert.config)}
+            if settings.get("context", "static") != "static":
+                settings["encoder_config"] |= {"num_hidden_layers": _layers(bert, encoder, settings)}
         config: Any = architecture.config(**fields | {"base_is_random": scratch} | settings)
         if scratch:
             plain = architecture.plain(architecture.plain.config_class(**fields))
@@ -218,9 +215,27 @@ def _fresh(
     return fields
 
 
-def brings_encoder(theirs: Any, encoder: str, context: str = "static", random_encoder: bool = False) -> bool:
+def _layers(bert: Any, encoder: str, settings: dict[str, Any]) -> int:
+    """How many layers of a BERT a recipe's states pass through."""
+    there: int = bert.config.num_hidden_layers
+    if len(bert.encoder.layer) < there:
+        raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
+    wanted = settings.get("encoder_layers")
+    if wanted is not None and wanted > there:
+        raise CurvekitError(f"encoder_layers is {wanted}, and the encoder {encoder!r} has {there}; give at most {there}")
+    return there if wanted is None else int(wanted)
+
+
+def brings_encoder(
+    theirs: Any,
+    encoder: str,
+    context: str = "static",
+    encoder_layers: int | None = None,
+    random_encoder: bool = False,
+) -> bool:
     """Whether a base was saved with an encoder, and with this one."""
     wanted = {"source": "encoder", "encoder": encoder, "context": context, "random_encoder": random_encoder}
+    wanted |= {"encoder_layers": encoder_layers} if context != "static" else {}
     return all(getattr(theirs, name, None) == value for name, value in wanted.items())
 
 

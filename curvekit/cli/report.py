@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from curvekit.cli.flags import Commands, Pairs, add_plugin, command, listed, path
+from curvekit.cli.printing import say
 from curvekit.cli.settings import add_settings, config
 from curvekit.errors import CurvekitError
-from curvekit.training.settings import MAIN_RECIPES, main_recipes
+from curvekit.training.settings import MAIN_RECIPES, RunConfig, main_recipes
 
 
 def add(commands: Commands) -> None:
@@ -42,6 +44,9 @@ def add(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="further parameters of the notebooks",
     )
+    each.add_argument(
+        "--ray", metavar="HOST:PORT", help="train the runs on this Ray cluster, in a folder that its machines share"
+    )
     add_settings(each, without=("recipe", "seed"))
     add_plugin(each)
 
@@ -63,8 +68,15 @@ def run(arguments: argparse.Namespace) -> None:
             notebooks=arguments.notebooks,
             parameters=arguments.parameter,
             plugins=arguments.plugin,
+            send=_to_cluster(arguments.ray, arguments.plugin) if arguments.ray else None,
         )
     )
+
+
+def _to_cluster(address: str, plugins: Sequence[str | Path]) -> Callable[[dict[Path, RunConfig]], None]:
+    from curvekit.serving.jobs import train_on
+
+    return lambda runs: train_on(address, runs, say, plugins)
 
 
 def _seed(text: str) -> int:

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     out = arguments.out or Path("searches") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
     if arguments.ray:
-        from curvekit.serving.searchers import search_on
+        from curvekit.serving.jobs import search_on
 
         found = search_on(arguments.ray, settings, plan, out, arguments.searchers, say)
     else:

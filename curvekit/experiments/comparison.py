@@ -264,8 +264,7 @@ def run_experiment(
             kept = ", finished before" if finished[place] else ""
             progress(f"run {number} of {len(plan)}: {wanted.recipe}, seed {wanted.seed}{kept}")
         if not finished[place]:
-            group = wanted.wandb_group or f"{folder.resolve().name}/{wanted.recipe}"  # of its seeds
-            train(dataclasses.replace(wanted, wandb_group=group), place)
+            train(grouped(wanted, folder), place)
     command = command or _command(config, recipes, seeds, folder, baseline)
     return compare(plan, baseline, folder, samples=samples, command=command)
 
@@ -300,6 +299,11 @@ def planned(
     if any(models[wanted.recipe].source == "encoder" for wanted in left):
         locate_encoder(config.encoder)
     return plan
+
+
+def grouped(config: RunConfig, folder: Path) -> RunConfig:
+    """A run of an experiment with the group under which wandb shows it: the seeds of one recipe."""
+    return dataclasses.replace(config, wandb_group=config.wandb_group or f"{folder.resolve().name}/{config.recipe}")
 
 
 def _refuse_twins(models: Mapping[str, Any]) -> None:

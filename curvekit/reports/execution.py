@@ -65,6 +65,7 @@ def report(
     command: str | None = None,
     progress: Say | None = None,
     plugins: Sequence[str | Path] = (),
+    send: Callable[[dict[Path, RunConfig]], None] | None = None,
 ) -> Path:
     """Execute the notebooks and write the report; return its ``index.html``.
 
@@ -83,6 +84,8 @@ def report(
         command: what the reader is told to type for the same report.
         progress: called with plain lines; default: standard error.
         plugins: files that register what the recipes need; each notebook runs them first.
+        send: trains the runs that are not finished, by their folders, somewhere else, before the first notebook;
+            default: a notebook trains them, one after another.
 
     Raises:
         CurvekitError: a parameter that no notebook has (with the nearest names), a notebook that cannot be read,
@@ -102,10 +105,12 @@ def report(
     given["static"] = True  # nobody can touch a widget while a report is made
     plan = plan_parameters(paths, config, given, parameters or {})
     _require_place(folder, paths)
-    check(paths, plan, config, recipes, seeds, folder, say)
+    left = check(paths, plan, config, recipes, seeds, folder, say)
     _make(folder)
 
     began, started = time.monotonic(), time.time()
+    if send and left:
+        send(left)
     chapters = [Chapter.of(path.stem, read_notebook(path)) for path in paths]
     for number, (path, chapter) in enumerate(zip(paths, chapters, strict=True), 1):
         say(f"[{number}/{len(paths)}] {path.stem}")

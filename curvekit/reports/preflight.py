@@ -11,7 +11,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from curvekit.bases.berts import locate_encoder
-from curvekit.experiments.comparison import is_finished, planned
+from curvekit.experiments.comparison import grouped, is_finished, planned
 from curvekit.text.corpora import load_corpus
 from curvekit.training.preflight import check_run, check_texts
 from curvekit.training.settings import RunConfig
@@ -27,10 +27,11 @@ def check(
     seeds: Sequence[int],
     folder: Path,
     say: Callable[[str], object],
-) -> None:
+) -> dict[Path, RunConfig]:
     """Check what each notebook is given: its corpus, base and encoder, its runs, and whether they can be compared.
 
-    A notebook without such a parameter needs nothing of it, and nothing is looked up for it.
+    A notebook without such a parameter needs nothing of it, and nothing is looked up for it. What is returned are the
+    runs of comparisons that are not finished, by their folders.
 
     Raises:
         CurvekitError: as :func:`curvekit.training.preflight.check_run`, ``check_texts`` and
@@ -39,6 +40,7 @@ def check(
     for recipe, seed in itertools.product(recipes, seeds):
         is_finished(folder / "runs" / f"{recipe}-seed{seed}", replace(config, recipe=recipe, seed=seed))
     texts: list[tuple[RunConfig, list[RunConfig]]] = []
+    left: dict[Path, RunConfig] = {}
     for notebook in notebooks:
         given = plan[notebook]
         own = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
@@ -46,7 +48,9 @@ def check(
         compared = [wanted]
         if "recipes" in given and "baseline" in given and "base" in given:
             runs = planned(wanted, given["recipes"], given.get("seeds", [wanted.seed]), folder, given["baseline"])
-            compared = [each for place, each in runs.items() if not is_finished(place, each)]
+            unfinished = {place: each for place, each in runs.items() if not is_finished(place, each)}
+            left |= {place: grouped(each, folder) for place, each in unfinished.items()}
+            compared = list(unfinished.values())
         elif "base" in given and "recipe" in given:
             place = folder / "runs" / f"{wanted.recipe}-seed{wanted.seed}"
             compared = [] if is_finished(place, wanted) else [wanted]
@@ -64,3 +68,4 @@ def check(
             read[source] = load_corpus(wanted.corpus, wanted.data_dir, codes=wanted.codes, announce=say)
         for each in compared:
             check_texts(each, read[source])
+    return left

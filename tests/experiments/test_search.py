@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import random
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 from sentences import SENTENCES
+from wandb_files import begun, history
 
 from curvekit.cli import main
 from curvekit.errors import CurvekitError
@@ -137,6 +139,22 @@ def test_a_search_finds_trains_anew_and_tests_once(found, plan):
     assert test["seeds"] == [1]
     said = to_markdown(results)
     assert "| gpt2 |" in said and "optimism" in said
+
+
+def test_a_search_is_one_project_of_wandb_with_a_group_for_trials_and_one_for_seeds(config, plan, tmp_path):
+    tracked = dataclasses.replace(config, track="wandb", wandb_project="curves")
+    results = search(tracked, dataclasses.replace(plan, trials=2), tmp_path / "searched", announce=lambda _: None)
+    folders = sorted(tmp_path.rglob("offline-run-*"))
+    runs = [begun(folder) for folder in folders]
+    assert {run.project for run in runs} == {"curves"}
+    better = results["recipes"]["gpt2"]["test"]["advantage"] != 0
+    seeds = ["searched/gpt2/given", *(["searched/gpt2/winner"] if better else [])]
+    assert sorted(run.run_group for run in runs) == ["searched/gpt2"] * 2 + seeds
+    trials = {run.display_name: folder for run, folder in zip(runs, folders, strict=True) if run.job_type == "trial"}
+    assert sorted(trials) == ["gpt2 trial 0", "gpt2 trial 1"]
+    for row in results["recipes"]["gpt2"]["trials"]:
+        logged = {name: v for step in history(trials[f"gpt2 trial {row['number']}"]).values() for name, v in step.items()}
+        assert logged["trial_bits"] == row["bits"] and {f"bits, fold {k}" for k in range(plan.folds)} <= logged.keys()
 
 
 def test_a_finished_search_returns_at_once(found, config, plan, monkeypatch):

@@ -11,7 +11,6 @@ import os
 import resource
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from wandb_files import history
 
 from curvekit.bases.building import build_model
 from curvekit.causality import LeakWarning
@@ -626,35 +626,6 @@ def test_a_notebook_gets_a_widget_only_where_a_server_started_it(monkeypatch):
     assert tracking._looked_at() == "bar"
 
 
-def wandb_history(folder: Path) -> dict[int, dict]:
-    """What an offline run logged, by step, read from its one ``.wandb`` file.
-
-    wandb writes LevelDB's log format (blocks of 32 KiB; records of checksum, length, kind, bytes) after a header of
-    its own, and ships the message types but no reader.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    [path] = folder.glob("*.wandb")
-    data, place, message = path.read_bytes(), 7, b""
-    logged: dict[int, dict] = {}
-    while place + 7 <= len(data):
-        if (rest := 32768 - place % 32768) < 7:
-            place += rest
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        if place + 7 + length > len(data):
-            break  # still being written
-        message += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record, message = wandb_internal_pb2.Record.FromString(message), b""
-            items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-            if items:
-                values = {name: json.loads(value) for name, value in items.items()}
-                logged.setdefault(values["_step"], {}).update(values)
-    return logged
-
-
 @pytest.mark.slow
 def test_an_offline_wandb_run_holds_losses_metrics_and_samples_by_name_also_after_a_resume(
     config, tmp_path, monkeypatch, interrupted
@@ -667,11 +638,11 @@ def test_an_offline_wandb_run_holds_losses_metrics_and_samples_by_name_also_afte
 
     first, last = sorted((folder / "wandb").glob("offline-run-*"))
     assert first.name.rpartition("-")[2] == last.name.rpartition("-")[2]  # the same run
-    logged = wandb_history(last)
+    logged = history(last)
     deadline = time.monotonic() + 30
     while "samples.path" not in logged.get(12, {}) and time.monotonic() < deadline:
         time.sleep(0.2)  # wandb's own process closes the file a little after its finish() returns
-        logged = wandb_history(last)
+        logged = history(last)
     for row in run.history:
         for name in row.keys() - {"step"}:
             assert logged[row["step"]][name] == pytest.approx(row[name]), (row["step"], name)
