@@ -14,13 +14,18 @@ from benchmarks.models import SHAPES, pair
 def cases(settings: Settings) -> Iterator[Case]:
     name = "tiny" if settings.quick else "124M" if settings.cuda else "mini"
     new = 16 if settings.quick else 256
-    for recipe, goal in (("curve", 0.9), ("curve-causal", 0.6)):
-        ours, peer = pair(recipe, SHAPES[name], settings)
+    for recipe, goal, changes in (
+        ("curve", 0.9, {}),
+        ("curve-causal", 0.6, {}),
+        ("curve-causal", 0.6, {"encoder_layers": 2}),
+    ):
+        ours, peer = pair(recipe, SHAPES[name], settings, **changes)
+        of = f"{recipe} of {changes['encoder_layers']} layers" if changes else recipe
         for prompts in (1, 16):
             ids = torch.randint(SHAPES[name]["vocab_size"], (prompts, 8), device=settings.device)
             yield _case(
-                f"{recipe}, {name}, {prompts} prompt{'s' * (prompts > 1)}, {new} new tokens",
-                f"the recipe {recipe}, cached",
+                f"{of}, {name}, {prompts} prompt{'s' * (prompts > 1)}, {new} new tokens",
+                f"the recipe {of}, cached",
                 "transformers' GPT-2, cached",
                 (ours, ids, {}),
                 (peer, ids, {}),

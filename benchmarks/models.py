@@ -74,6 +74,8 @@ def pair(recipe: str, shape: dict[str, Any], settings: Settings, **changes: Any)
         bert.embeddings.word_embeddings = nn.Embedding(shape["vocab_size"], bert.config.hidden_size)
         bert.config.vocab_size = shape["vocab_size"]
         recipes["encoder_config"] = bert.config.to_dict()
+        if recipes.get("encoder_layers"):
+            recipes["encoder_config"]["num_hidden_layers"] = recipes["encoder_layers"]
     ours = architecture.model(architecture.config(**plain | recipes))
     ours.load_state_dict(peer.state_dict(), strict=False)
     if bert is not None and ours.curved.encoder is not None:

@@ -222,7 +222,7 @@ def _layers(bert: Any, encoder: str, settings: dict[str, Any]) -> int:
         raise CurvekitError(f"{encoder} holds a table alone, for context 'static'; give the whole encoder")
     wanted = settings.get("encoder_layers")
     if wanted is not None and wanted > there:
-        raise CurvekitError(f"encoder_layers is {wanted}, and the encoder {encoder!r} has {there}; give at most {there}")
+        raise CurvekitError(f"encoder_layers is {wanted}, and the encoder {encoder!r} has {there}; give no more")
     return there if wanted is None else int(wanted)
 
 

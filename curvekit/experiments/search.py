@@ -92,6 +92,8 @@ def search(
     with created(folder), writing(folder / "trials"):
         wanted = _agreed(config, plan, folder)
         corpus = load_corpus(config.corpus, config.data_dir, announce=announce)
+        if not marker(folder):  # before any file: a second process knows the folder by it
+            mark(folder, SEARCH.name)
         with FileLock(folder / ".folds.lock"):  # one process divides and tokenises for all
             folds = Folds(corpus, plan.folds, config.seed, folder / "folds.json")
             texts = [text for split in ("train", "validation") for text in corpus[split]["text"]]
@@ -99,8 +101,6 @@ def search(
             tokens = FoldTokens(
                 folds, tokenizer, folder / "tokens.safetensors", Path(config.corpus).name, config.validation_documents
             )
-        if not marker(folder):
-            mark(folder, SEARCH.name)
         write_json(folder / "search.json", wanted)
         work = Trials(tokens)
         studies = {}

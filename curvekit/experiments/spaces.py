@@ -54,6 +54,13 @@ class Dimension:
 Space = tuple[Dimension, ...]
 
 
+def written(dimension: Mapping[str, Any]) -> str:
+    """A dimension of :meth:`Dimension.to_dict` as :func:`parse_space` reads it."""
+    if "choices" in dimension:
+        return ",".join(map(str, dimension["choices"]))
+    return f"{dimension['low']}:{dimension['high']}" + (":log" if dimension["log"] else "")
+
+
 def searchable() -> list[str]:
     """The settings that a search may vary."""
     kept = {*_FIXED, *_SCORED, *_WRITTEN, "model", "tokenizer", "vocabulary", "precision", "compile"}

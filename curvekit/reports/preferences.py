@@ -177,14 +177,11 @@ def command_of(settings: Mapping[str, Any], seeds: Sequence[int], name: str) -> 
     """The command that makes a condition's runs."""
     from curvekit.preferences.settings import PreferenceConfig
 
-    plain = PreferenceConfig(method=settings["method"], base=settings["base"]).results()
-    flags = [f"--seeds {' '.join(map(str, seeds))}", f"--out runs/{name}"]
-    for key, value in settings.items():
-        if value is not None and key != "seed" and value != plain.get(key):
-            flags.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
-    return f"curvekit prefer --method {settings['method']} " + " ".join(
-        f for f in flags if not f.startswith("--method")
-    )
+    config = PreferenceConfig.from_dict(settings)
+    usual = PreferenceConfig(method=config.method, base=config.base).results()
+    asked = ["--seeds", *map(str, seeds), "--out", f"runs/{name}"]
+    flags = config.flags(usual | {"base": PreferenceConfig.base, "seed": config.seed})
+    return shlex.join(["curvekit", "prefer", "--method", config.method, *asked, *flags])
 
 
 def page(results: Mapping[str, Any]) -> str:

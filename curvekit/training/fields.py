@@ -13,7 +13,7 @@ from dataclasses import asdict, field, fields
 from typing import Any, Self, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
-from curvekit.files import checked_path
+from curvekit.files import by_name, checked_path
 
 
 def notes(
@@ -110,6 +110,21 @@ class Settings:
         """``steps is 300, not 400`` for every setting that makes ``other`` another run."""
         mine, theirs = self.results(), other.results()
         return [f"{name} is {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def flags(self, usual: Mapping[str, Any]) -> list[str]:
+        """The words of a command line that set what is not as usual; files and folders by their names."""
+        words: list[str] = []
+        for name, value in self.results().items():
+            if value is None or (name in usual and value == usual[name]):
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if isinstance(value, dict):
+                words += [f"{key}={each}" for key, each in value.items()]
+            elif (local := by_name(value)) != value:
+                words.append(f"path/to/{local}")
+            elif value is not True:
+                words.append(str(value).lower() if value is False else str(value))
+        return words
 
     def results(self) -> dict[str, Any]:
         """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from curvekit.errors import CurvekitError
-from curvekit.files import by_name, checked_path, present, read_json
+from curvekit.files import checked_path, present, read_json
 from curvekit.shapes import DEEPEST, too_deep
 from curvekit.training.fields import Settings
 from curvekit.training.fields import notes as _notes
@@ -327,22 +327,16 @@ class RunConfig(Settings):
                 raise CurvekitError(f"model {name} is {_short(value)}; give a number below 2^31")
         return self
 
-    def command(self) -> str:
-        """The command line that trains this, without what would be chosen anyway; files and folders by their names."""
+    def command(self, *words: str) -> str:
+        """The command line that trains this, without what would be chosen anyway; files and folders by their names.
+
+        Of another command than ``train`` give its ``words``; it names its recipes and seeds itself.
+        """
         chosen = type(self)(**{name: getattr(self, name) for name in _CHOOSING})
-        words = ["curvekit", "train"]
-        for name, value in self.results().items():
-            usual = _DEFAULTS[name] if name in _CHOOSING else getattr(chosen, name)
-            if value is None or (name not in _SHOWN and value == usual):
-                continue
-            words.append(f"--{name.replace('_', '-')}")
-            if isinstance(value, dict):
-                words += [f"{key}={each}" for key, each in value.items()]
-            elif (short := by_name(value)) != value:
-                words.append(f"path/to/{short}")
-            elif value is not True:
-                words.append(str(value).lower() if value is False else str(value))
-        return shlex.join(words)
+        usual = chosen.results() | {name: _DEFAULTS[name] for name in _CHOOSING}
+        usual = {name: value for name, value in usual.items() if name not in _SHOWN}
+        usual |= {"recipe": self.recipe, "seed": self.seed} if words else {}
+        return shlex.join(["curvekit", *(words or ("train",)), *self.flags(usual)])
 
     def validate(self) -> RunConfig:
         """Return itself if every value can be used.

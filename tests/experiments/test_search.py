@@ -153,7 +153,8 @@ def test_a_search_is_one_project_of_wandb_with_a_group_for_trials_and_one_for_se
     trials = {run.display_name: folder for run, folder in zip(runs, folders, strict=True) if run.job_type == "trial"}
     assert sorted(trials) == ["gpt2 trial 0", "gpt2 trial 1"]
     for row in results["recipes"]["gpt2"]["trials"]:
-        logged = {name: v for step in history(trials[f"gpt2 trial {row['number']}"]).values() for name, v in step.items()}
+        steps = history(trials[f"gpt2 trial {row['number']}"]).values()
+        logged = {name: value for step in steps for name, value in step.items()}
         assert logged["trial_bits"] == row["bits"] and {f"bits, fold {k}" for k in range(plan.folds)} <= logged.keys()
 
 

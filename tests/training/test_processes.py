@@ -74,11 +74,14 @@ VARIANTS = {
     "muon, one rate more, two batches a step": (
         PARTS, {"recipe": "smear", "optimizer": "muon", "added_rate": 2.0, "scratch": True, "accumulate": 2},
     ),
+    "compiled, curve and SoftEMax": (PARTS, {"recipe": "curve+softemax", "compile": True}),
     "an adapter": (PARTS, {"adapter": "lora", "rank": 2}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow if "compiled" in name else ()) for name in VARIANTS]
+)
 def test_two_processes_have_the_losses_of_one(config, tmp_path, variant):
     kept, settings = VARIANTS[variant]
     config = dataclasses.replace(config, **settings)
