@@ -11,10 +11,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.several import measured
 from curvekit.files import write_text
 
 GB = 1e9
 BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
+MEASURED_BEGIN, MEASURED_END = "<!-- several:begin -->", "<!-- several:end -->"
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,12 @@ def tables(machine: Machine | None = None) -> str:
 
 def write(path: Path) -> None:
     """Put the tables between their marks in a page."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(path, f"{before}{BEGIN}\n{tables()}\n{END}{after}")
+    text = path.read_text(encoding="utf-8")
+    for begin, end, held in ((BEGIN, END, tables()), (MEASURED_BEGIN, MEASURED_END, measured())):
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{held}\n{end}{after}"
+    write_text(path, text)
 
 
 if __name__ == "__main__":

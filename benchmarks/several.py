@@ -3,7 +3,8 @@
     python -m benchmarks.several prepare TEXT 1000     a gigabyte, made by repeating TEXT with edits
     python -m benchmarks.several train
 
-Pairs are interleaved, and what is printed is the ratio of medians; on a machine with other work it compares little.
+Pairs are interleaved, and what counts is the ratio of medians; on a machine with other work it compares little. It is
+printed, kept in ``reports/benchmarks/several``, and ``python -m benchmarks.scale docs/scale.md`` shows it there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from curvekit.evaluation.results import markdown_table
+from curvekit.files import read_json, write_json
+
 PAIRS = 3
+KEPT = Path(__file__).parents[1] / "reports" / "benchmarks" / "several" / "results.json"
 
 
 def repeated(text: str, megabytes: float, seed: int = 0) -> Iterator[str]:
@@ -66,8 +71,8 @@ class Watched:
                 self.largest[pid] = max(self.largest.get(pid, 0), size * 1024)
 
 
-def prepare_rows(text: Path, megabytes: float) -> None:
-    """Print seconds and memory of one worker and of two."""
+def prepare_rows(text: Path, megabytes: float) -> dict[str, Any]:
+    """Seconds and memory of one worker and of two."""
     from curvekit.bases.tokenizer import base_tokenizer
     from curvekit.text.corpora import load_corpus
     from curvekit.text.shards import prepare
@@ -83,6 +88,7 @@ def prepare_rows(text: Path, megabytes: float) -> None:
             (folder / f"{split}.txt").write_text("\n".join(repeated(source, 0.05, seed=1)) + "\n", encoding="utf-8")
         corpus = load_corpus(folder, document="line", announce=lambda _: None)
         times: dict[int, list[float]] = {1: [], 2: []}
+        largest = 0.0
         for pair in range(PAIRS):
             for workers in ((1, 2), (2, 1))[pair % 2]:
                 before = _anonymous()
@@ -93,13 +99,21 @@ def prepare_rows(text: Path, megabytes: float) -> None:
                     )
                     times[workers].append(time.perf_counter() - began)
                 peak = max(memory.largest.values()) / 2**20
+                largest = max(largest, peak - before / 2**20)
                 print(
                     f"{workers} workers: {times[workers][-1]:.1f} s, {index['tokens']:,} tokens, at most {peak:.0f} "
                     f"MiB a process, {peak - before / 2**20:.0f} beyond imports",
                     flush=True,
                 )
-        ratio = statistics.median(times[1]) / statistics.median(times[2])
-        print(f"two workers against one: {ratio:.2f} times")
+        one, two = (statistics.median(times[workers]) for workers in (1, 2))
+        return {
+            "what": f"`curvekit prepare` of {megabytes:,.0f} MB, two workers against one",
+            "one": f"{one:.1f} s",
+            "two": f"{two:.1f} s",
+            "ratio": one / two,
+            "goal": 1.8,
+            "memory": f"at most {largest:.0f} MiB a process beyond imports",
+        }
 
 
 def _anonymous() -> int:
@@ -107,8 +121,8 @@ def _anonymous() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
-def train_rows() -> None:
-    """Print tokens a second of one process with two threads and of two with one."""
+def train_rows() -> dict[str, Any]:
+    """Tokens a second of one process with two threads and of two with one."""
     from curvekit.training.runs import load_run
 
     words: list[str] = ["-m", "curvekit", "train", "--recipe", "curve", "--steps", "30", "--eval-every", "30"]
@@ -133,11 +147,37 @@ def train_rows() -> None:
                 speeds[way].append(load_run(out).metrics["tokens_per_second"])
                 print(f"{way}: {speeds[way][-1]:,.0f} tokens/s", flush=True)
     one, two = (statistics.median(each) for each in speeds.values())
-    print(f"two processes against one with two threads: {two / one:.2f} times")
+    return {
+        "what": "training `mini` with a curve, two processes of one thread against one of two",
+        "one": f"{one:,.0f} tokens/s",
+        "two": f"{two:,.0f} tokens/s",
+        "ratio": two / one,
+        "goal": 1.0,
+        "memory": "",
+    }
+
+
+def measured(path: Path = KEPT) -> str:
+    """What was measured, as a table."""
+    rows = [
+        {
+            "measured": row["what"],
+            "one": row["one"],
+            "two": row["two"],
+            "ratio": f"{row['ratio']:.2f}",
+            "goal": f"≥ {row['goal']:g}",
+            "memory": row["memory"],
+        }
+        for row in read_json(path).values()
+    ]
+    return markdown_table(rows)
+
+
+def main(words: list[str]) -> None:
+    row = prepare_rows(Path(words[1]), float(words[2])) if words[0] == "prepare" else train_rows()
+    print(f"{row['what']}: {row['ratio']:.2f} times")
+    write_json(KEPT, (read_json(KEPT) if KEPT.exists() else {}) | {words[0]: row})
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "prepare":
-        prepare_rows(Path(sys.argv[2]), float(sys.argv[3]))
-    else:
-        train_rows()
+    main(sys.argv[1:])

@@ -6,7 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import BEGIN, END, GPUS, MODELS, Machine, memory, plan, sent, simulated, step, tables
+from benchmarks.scale import (
+    BEGIN,
+    END,
+    GPUS,
+    MEASURED_BEGIN,
+    MEASURED_END,
+    MODELS,
+    Machine,
+    memory,
+    plan,
+    sent,
+    simulated,
+    step,
+    tables,
+)
+from benchmarks.several import measured
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_page_holds_the_table_of_the_formulas():
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].partition(END)[0].strip() == tables().strip()
+    assert page.partition(MEASURED_BEGIN)[2].partition(MEASURED_END)[0].strip() == measured().strip()
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])

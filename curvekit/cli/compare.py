@@ -10,11 +10,15 @@ from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.readme import (
     LADDER_BEGIN,
     LADDER_END,
+    LEAK_BEGIN,
+    LEAK_END,
     RESULTS_BEGIN,
     RESULTS_END,
     fill,
     is_ladder,
+    is_leak_tax,
     ladder_block,
+    leak_block,
     results_block,
 )
 from curvekit.decoding import read_whole
@@ -69,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
             raise CurvekitError("--readme takes the folder of one comparison, as it was saved; leave the rest out")
         if is_ladder(first):
             fill(arguments.readme, ladder_block(first), LADDER_BEGIN, LADDER_END)
+        elif is_leak_tax(first):
+            fill(arguments.readme, leak_block(first), LEAK_BEGIN, LEAK_END)
         else:
             fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
         return
@@ -77,6 +83,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise CurvekitError("a ladder's tables are as they were saved; leave --baseline out")
         kind = "tex" if arguments.latex else "json" if arguments.json else "md"
         print(read_whole(first / f"medium.{kind}").rstrip("\n"))
+        return
+    if len(arguments.folders) == 1 and is_leak_tax(first):
+        print(leak_block(first))
         return
     if len(arguments.folders) == 1 and (first / "comparison.json").exists():
         comparison = load_comparison(first)

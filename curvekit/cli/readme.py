@@ -14,6 +14,7 @@ from curvekit.shapes import Maybe
 
 RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
 LADDER_BEGIN, LADDER_END = "<!-- which-curve:begin -->", "<!-- which-curve:end -->"
+LEAK_BEGIN, LEAK_END = "<!-- leak-tax:begin -->", "<!-- leak-tax:end -->"
 ZOO_BEGIN, ZOO_END = "<!-- zoo:begin -->", "<!-- zoo:end -->"
 BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
@@ -45,6 +46,22 @@ _SAID = {  # candidates of the ladder that the README shows, and what they are
 def is_ladder(folder: Path) -> bool:
     """Whether the folder holds the report of a ladder."""
     return all((folder / f"{name}.json").is_file() for name in ("medium", "long", "contrasts"))
+
+
+def is_leak_tax(folder: Path) -> bool:
+    """Whether the folder holds the report on what a look at the answer is worth."""
+    path = folder / "results.json"
+    rows: Any = read_json(path).get("rows") if path.is_file() else None
+    return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and "looking" in rows[0]
+
+
+def leak_block(folder: Path) -> str:
+    """What the README says of that report."""
+    from curvekit.reports.leak_tax import cells as told
+    from curvekit.reports.leak_tax import load, rows_of, said
+
+    results = load(folder / "results.json")
+    return "\n\n".join([said(results), markdown_table([told(row) for row in rows_of(results)])])
 
 
 def ladder_block(folder: Path) -> str:

@@ -196,6 +196,7 @@ def page(results: Mapping[str, Any]) -> str:
         "reward is what trained; the held-out reward is a judge that did not. The KL is that of the end's own answers "
         "from the start; perplexity is measured on documents that have nothing to do with either; distinct bigrams are "
         "counted at a fixed length. Intervals are 95 %, over prompts or documents, and seeds together.",
+        *([results["note"]] if "note" in results else []),
         markdown_table([cells(row) for row in rows]),
         "\n".join(f"- {verdict(row)}" for row in rows),
         "![End minus start](figures/preferences-changes.svg)",
@@ -270,11 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="curvekit.reports.preferences", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where results.json and the page are")
     parser.add_argument("runs", nargs="*", metavar="NAME=FOLDER", help="finished runs to gather anew")
+    parser.add_argument("--note", default="", metavar="WORDS", help="what a reader must know of these runs, Markdown")
     given = parser.parse_args(arguments)
     if wrong := [each for each in given.runs if "=" not in each]:
         raise CurvekitError(f"{wrong[0]!r} is no NAME=FOLDER; write for example DPO=runs/dpo")
     if given.runs:
-        write_json(given.folder / "results.json", gather(dict(each.split("=", 1) for each in given.runs)))
+        found = gather(dict(each.split("=", 1) for each in given.runs))
+        write_json(given.folder / "results.json", found | ({"note": given.note} if given.note else {}))
     results = read_json(given.folder / "results.json", shape=RESULTS)
     write_text(given.folder / "README.md", page(results))
     write_text(given.folder / "results.tex", latex(rows_of(results)))

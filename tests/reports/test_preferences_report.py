@@ -40,9 +40,18 @@ def results(runs):
 
 def test_the_page_is_made_of_finished_runs_and_again_of_its_results(runs, tmp_path):
     named = [f"PPO={runs / 'ppo'}", f"PPO, paid for length={runs / 'hacked'}"]
-    main([str(tmp_path), *named])
+    main([str(tmp_path), *named, "--note", "The prompts are *beginnings*."])
     first = (tmp_path / "README.md").read_text()
-    for word in ("held-out reward", "KL, nats", "perplexity", "distinct bigrams", "wins of the end", "⟹", "PPO, paid"):
+    for word in (
+        "held-out reward",
+        "KL, nats",
+        "perplexity",
+        "distinct bigrams",
+        "wins of the end",
+        "⟹",
+        "PPO, paid",
+        "*beginnings*",
+    ):
         assert word in first
     for name in ("preferences-changes", "preferences-histories"):
         assert is_figure(tmp_path / "figures" / f"{name}.svg")
