@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,6 +42,8 @@ def cases(settings: Settings) -> Iterator[Case]:
         for shape, (batch, length) in batches.items():
             for name, (_, _, goal) in RECIPES.items():
                 yield _case(name, shape, batch, length, compiled, goal, settings)
+    if not settings.quick:
+        yield _compiled("curve+softemax", "mini", *batches["mini"], settings)
     others = {"tiny llama": (2, 32), "tiny gpt_neo": (2, 32), "tiny t5": (2, 32)}
     if not settings.quick:
         others = {"smollm2": (16, 512), "gpt_neo": (16, 1024), "t5-mini": (64, 512)} if settings.cuda else {
@@ -86,6 +90,41 @@ def _case(name: str, shape: str, batch: int, length: int, compiled: bool, goal: 
         work=batch * length,
         unit="tokens",
         seconds=10.0,
+        facts=facts,
+    )
+
+
+def _compiled(recipe: str, shape: str, batch: int, length: int, settings: Settings) -> Case:
+    """A compiled step beside the same that is not: what it gains, and after how many steps it has paid for itself."""
+    ours, _ = pair(recipe, SHAPES[shape], settings)
+    twin, _ = pair(recipe, SHAPES[shape], settings)
+    ids = torch.randint(SHAPES[shape]["vocab_size"], (batch, length), device=settings.device)
+    batch_of = {"input_ids": ids, "labels": ids}
+    quick, plain = stepper(ours, batch_of, compiled=True), stepper(twin, batch_of)
+    first: dict[str, float] = {}
+
+    def check() -> str:
+        began = time.perf_counter()
+        quick(), plain()
+        first["seconds"] = time.perf_counter() - began
+        return same(ours(**batch_of).loss, twin(**batch_of).loss, 1e-3, "losses after the first step")
+
+    def facts(row: dict[str, Any]) -> dict[str, Any]:
+        gained = row["peer_seconds"] - row["ours_seconds"]
+        steps = math.ceil(first["seconds"] / gained) if gained > 0 else None
+        told = "it does not pay" if steps is None else f"it has paid for itself after {steps:,} steps"
+        return {"steps_to_pay": steps, "notes": [f"the first step takes {first['seconds']:.0f} s: {told}"]}
+
+    return Case(
+        f"{recipe}, {shape}, compiled or not",
+        f"the recipe {recipe}, compiled, batch {batch} of {length}",
+        "the same, not compiled",
+        quick,
+        plain,
+        check,
+        work=batch * length,
+        unit="tokens",
+        seconds=20.0,
         facts=facts,
     )
 

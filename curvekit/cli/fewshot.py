@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from typing import Any
 
-from curvekit.cli.flags import Commands, command, positive
+from curvekit.cli.flags import Commands, command, path, positive
 from curvekit.cli.rows import add_rows
 from curvekit.errors import CurvekitError, pick
+from curvekit.files import by_name
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +37,9 @@ def add(commands: Commands) -> None:
     each.add_argument("--items", type=positive, metavar="N", help="only the first N held-out rows of each label")
     each.add_argument("--calibrate", action="store_true", help="divide by what the model says without content")
     each.add_argument("--seed", type=int, default=0, metavar="N", help="of the first set (default: %(default)s)")
-    each.add_argument("--json", action="store_true", help="print all figures as one JSON object")
+    form = each.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print all figures as one JSON object")
+    form.add_argument("--out", type=path, metavar="FOLDER", help="write a page with all figures and a picture")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.bases.opening import open_model
     from curvekit.evaluation.fewshot import TASKS, fewshot
     from curvekit.generation.console import unescaped
+    from curvekit.reports.fewshot import table, write
     from curvekit.text.labelled import first_of_each, read_labelled
 
     task = TASKS[pick(arguments.task, TASKS, "task")]
@@ -70,17 +75,27 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    if arguments.json:
+    if arguments.out is not None:
+        print(
+            write(
+                found | {"model": by_name(arguments.model), "task": arguments.task, "command": _command(arguments)},
+                arguments.out,
+            )
+        )
+    elif arguments.json:
         print(json.dumps(found, ensure_ascii=False))
-        return
-    print("| shots | accuracy [95% over items] | above the majority [95%] | sd of sets | sd of orders |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
-    spread = lambda value: "n/a" if value is None else f"{value:.3f}"  # noqa: E731
-    for row in found["rows"]:
-        print(f"| {row['shots']} | {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | "
-              f"{row['over_majority']:+.3f} [{row['over_low']:+.3f}, {row['over_high']:+.3f}] | "
-              f"{spread(row['sets_sd'])} | {spread(row['orders_sd'])} |")  # fmt: skip
-    print(f"\n{found['items']:,} items of {len(found['labels'])} labels; always the commonest: {found['majority']:.3f}"
-          "; "
-          f"{found['left_out']:,} training rows repeat an item and were left out of {found['pool']:,}"
-          f"{'; calibrated' if found['calibrated'] else ''}")  # fmt: skip
+    else:
+        print(table(found))
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What was typed, with files by their names."""
+    local = lambda each: each if by_name(str(each)) == str(each) else f"path/to/{by_name(str(each))}"  # noqa: E731
+    words = ["curvekit", "fewshot", by_name(arguments.model), local(arguments.rows), "--test", local(arguments.test)]
+    for name, usual in (("task", "rows"), ("text_column", "text"), ("label_column", "label"), ("most", None),
+                        ("question", None), ("answer", None), ("instruction", None), ("shots", [0, 1, 4, 8]),
+                        ("sets", 3), ("orders", 2), ("items", None), ("seed", 0)):  # fmt: skip
+        if (value := getattr(arguments, name)) != usual:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    words += ["--calibrate"] if arguments.calibrate else []
+    return shlex.join([*map(str, words), "--out", f"reports/few-shot/{arguments.out.name}"])

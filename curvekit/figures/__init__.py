@@ -45,6 +45,7 @@ _HOMES = {
     "preference_changes": "preferences",
     "preference_histories": "preferences",
     "task_figures": "tasks",
+    "accuracy_by_shots": "tasks",
     "benchmark_ratios": "benchmarks",
     "importances": "search",
     "slices": "search",

@@ -68,6 +68,41 @@ def task_figures(
     return figure
 
 
+@styled
+def accuracy_by_shots(rows: Sequence[Mapping[str, Any]], majority: float) -> Figure:
+    """Accuracy by the number of solved examples in a prompt, with its interval, and a dot for each set and order.
+
+    Args:
+        rows: of :func:`curvekit.evaluation.fewshot.fewshot`: ``shots``, ``accuracy``, ``low``, ``high`` and
+            ``accuracies`` by set and order.
+        majority: the accuracy of always saying the commonest label, a dashed line.
+    """
+    figure = canvas(
+        "Do solved examples help?",
+        "Mean accuracy over sets of examples and their orders, with its 95 % interval over items. Faint dots: each "
+        "set in each order. Dashed: always the commonest label.",
+        2.9,
+    )
+    ax = figure.add_subplot()
+    shade, places = colour("plain"), list(range(len(rows)))
+    for x, row in zip(places, rows, strict=True):
+        dots = [value for of_set in row["accuracies"] for value in of_set]
+        ax.plot([x] * len(dots), dots, "o", ms=5, color=shade, alpha=0.28, mew=0, zorder=2)
+        ax.plot([x, x], [row["low"], row["high"]], color=shade, lw=2.6, solid_capstyle="butt", zorder=3)
+    ax.plot(places, [row["accuracy"] for row in rows], color=shade, lw=1.4, zorder=3)
+    ax.plot(places, [row["accuracy"] for row in rows], "o", ms=8.5, color=shade, mfc=PAPER, mew=1.8, zorder=4)
+    ax.axhline(majority, color=MUTED, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    ax.annotate(
+        "always the commonest", (places[-1] + 0.42, majority), (0, 3), textcoords="offset points", size=SMALL,
+        color=MUTED, ha="right", va="bottom",
+    )  # fmt: skip
+    ax.set_xticks(places, [str(row["shots"]) for row in rows])
+    ax.set_xlim(-0.45, places[-1] + 0.45)
+    ax.set_xlabel("examples in the prompt")
+    ax.set_ylabel("accuracy")
+    return figure
+
+
 def interval(values: Sequence[float], draw: np.random.Generator) -> tuple[float, float, float]:
     """The mean, and the 2.5 and 97.5 percentiles of the means of resampled values."""
     found = np.asarray(values, np.float64)

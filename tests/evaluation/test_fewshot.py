@@ -22,6 +22,9 @@ from curvekit.evaluation.fewshot import (
     require_apart,
 )
 from curvekit.evaluation.intervals import cluster_interval, ratio
+from curvekit.figures.drawing import is_figure
+from curvekit.files import read_json
+from curvekit.reports.fewshot import page
 from curvekit.text.labelled import Labelled
 
 TASK = Task("Text: {text}\nLabel:")
@@ -137,4 +140,11 @@ def test_the_command_prints_a_table_or_json(voice, tmp_path, capsys):
     assert main(argv) == 0
     assert "| 2 | " in (shown := capsys.readouterr().out) and "always the commonest: 0.500" in shown
     assert main([*argv, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"][1]["shots"] == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"][1]["shots"] == 2
+    assert main([*argv, "--out", str(tmp_path / "page")]) == 0
+    folder = tmp_path / "page"
+    kept, text = read_json(folder / "results.json"), (folder / "README.md").read_text()
+    assert kept["rows"] == found["rows"] and text == page(kept)
+    assert is_figure(folder / "figures" / "accuracy-by-shots.svg")
+    assert "--shots 0 2 --sets 2" in text and str(tmp_path) not in text + json.dumps(kept)

@@ -304,6 +304,20 @@ def price_of_languages():
     return figures.price_of_languages(prices)
 
 
+def accuracy_by_shots():
+    rows = [
+        {
+            "shots": n,
+            "accuracy": y,
+            "low": y - 0.1,
+            "high": y + 0.1,
+            "accuracies": [[y - 0.04, y + 0.02], [y, y + 0.05]],
+        }
+        for n, y in ((0, 0.52), (1, 0.61), (4, 0.7), (8, 0.68))
+    ]
+    return figures.accuracy_by_shots(rows, 0.5)
+
+
 def calibration():
     held = np.full(15, 100)
     places = (np.arange(15) + 0.5) / 15
@@ -318,7 +332,7 @@ GALLERY = [
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
     benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, success_against_perplexity,
     importances, slices, parallel_coordinates, fold_spread, cost,
-    preference_changes, preference_histories,
+    preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
     document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
     quality_and_cost,
