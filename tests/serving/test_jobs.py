@@ -57,12 +57,14 @@ def test_a_cluster_that_does_not_answer_is_said_within_seconds(config, tmp_path,
     assert time.monotonic() - began < 12
 
 
-def open_files(process: str) -> list[str]:
-    return [os.readlink(f"/proc/{process}/fd/{file}") for file in os.listdir(f"/proc/{process}/fd")]
+def is_at_work(process: str, folder: Path) -> bool:
+    """Whether a process holds a trial of a search."""
+    files = (f"/proc/{process}/fd/{file}" for file in os.listdir(f"/proc/{process}/fd"))
+    return any(f"{folder}/locks/" in os.readlink(file) for file in files)
 
 
-def killing(task, holds) -> tuple[list[str], threading.Thread]:
-    """Who was killed, the first process of a task of Ray of which that holds; and the thread that watches for it."""
+def killing(wanted) -> tuple[list[str], threading.Thread]:
+    """Who was killed, the first process that is wanted by its number and command; and the thread that watches."""
     killed: list[str] = []
 
     def kill() -> None:
@@ -71,7 +73,7 @@ def killing(task, holds) -> tuple[list[str], threading.Thread]:
             for process in filter(str.isdecimal, os.listdir("/proc")):
                 try:
                     name = Path(f"/proc/{process}/cmdline").read_bytes()
-                    found = name.startswith(f"ray::{task}".encode()) and holds(process)
+                    found = wanted(process, name)
                 except OSError:
                     continue
                 if found:
@@ -89,11 +91,32 @@ def killing(task, holds) -> tuple[list[str], threading.Thread]:
 def test_two_searchers_of_which_one_is_killed_end_the_search(config, tmp_path):
     pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'curvekit[ray]'")
     folder = tmp_path / "search"
-    holds = lambda process: any(f"{folder}/locks/" in file for file in open_files(process))  # noqa: E731
-    killed, watch = killing("_search", holds)
+    killed, watch = killing(lambda process, name: name.startswith(b"ray::_search") and is_at_work(process, folder))
     found = search_on("local", config, plan(config), folder, 2, lambda _: None)
     watch.join()
     assert killed and len(found["recipes"]["gpt2"]["trials"]) == 4
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_loses_nothing(config, tmp_path):
+    """What is at work may still end, or Ray takes it along, which is said; the same command then has the whole."""
+    pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'curvekit[ray]'")
+    folder, own = tmp_path / "search", f"PPid:\t{os.getpid()}\n"
+
+    def ours(process: str, name: bytes) -> bool:  # other tests have a Ray of their own
+        if not name.split(b"\0")[0].endswith(b"/raylet") or own not in Path(f"/proc/{process}/status").read_text():
+            return False
+        return any((folder / "locks").glob("*"))
+
+    killed, watch = killing(ours)
+    try:
+        search_on("local", config, plan(config), folder, 1, lambda _: None)
+    except CurvekitError as error:
+        assert "ended in the middle of the work" in str(error) and "give the same command again" in str(error)
+    watch.join()
+    assert killed
+    found = search_on("local", config, plan(config), folder, 1, lambda _: None)
+    assert len(found["recipes"]["gpt2"]["trials"]) >= 4
 
 
 @pytest.mark.slow
@@ -108,7 +131,7 @@ def test_a_report_s_runs_are_trained_on_a_cluster_and_a_killed_one_again(config,
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "one.ipynb")
     runs = tmp_path / "report" / "runs"
-    killed, watch = killing("_train", lambda _: any(runs.glob("*/checkpoints/*")))
+    killed, watch = killing(lambda _, name: name.startswith(b"ray::_train") and any(runs.glob("*/checkpoints/*")))
     words = ["report", "--ray", "local", "--recipes", "gpt2", "mine", "--plugin", str(file)]
     words += ["--notebooks", str(tmp_path / "one.ipynb"), "--out", str(tmp_path / "report"), "--steps", "40"]
     words += ["--base", config.base, "--corpus", config.corpus, "--block-size", "16", "--batch-size", "4"]
