@@ -36,6 +36,7 @@ from transformers.cache_utils import DynamicCache
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.intervals import cluster_interval, ratio
+from curvekit.generation.streams import positions_of
 from curvekit.modes import evaluating
 from curvekit.steering.reading import copied
 from curvekit.text.duplicates import find_duplicates
@@ -195,7 +196,7 @@ def label_scores(
     answers = [_ids(tokenizer, shot.task.answer.replace("{label}", label)) for label in labels]
     before = [start_token(tokenizer), *_ids(tokenizer, head)]
     asked = [_ids(tokenizer, shot.task.asked(item)) for item in items]
-    most = int(model.config.max_position_embeddings)
+    most = positions_of(model)
     longest = len(before) + max(map(len, asked), default=0) + max(map(len, answers)) - 1
     if longest > most:
         raise CurvekitError(

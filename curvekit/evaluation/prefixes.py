@@ -16,6 +16,7 @@ from torch import Tensor
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import LanguageModelScore, short_hash, signed
+from curvekit.generation.streams import positions_of
 from curvekit.modes import evaluating
 from curvekit.text.tokenization import encodable, start_token
 
@@ -53,7 +54,7 @@ def score_both_ways(
     Raises:
         CurvekitError: no text is long enough, or the model has fewer positions.
     """
-    most = getattr(model.config, "max_context", None) or model.config.max_position_embeddings
+    most = positions_of(model)
     if not 0 < tokens < most:
         raise CurvekitError(f"tokens is {tokens}; give 1 to {most - 1}, the model's positions without the first")
     streams = [

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curvekit.generation.streams import positions_of
 from curvekit.modes import evaluating, quiet
 
 
@@ -32,9 +33,7 @@ def milliseconds(model: Any, prompt: int = 128, tokens: int = 32, repeats: int =
         processor's time over its threads, which other work on the machine does not lengthen; ``busy``, the share of the
         time in which the process had no processor at all, 0 on a GPU; and the tokens of each, and ``threads``.
     """
-    most = positions(model)
-    if most is not None:
-        prompt = max(1, min(prompt, most - tokens - 1))
+    prompt = max(1, min(prompt, positions_of(model) - tokens - 1))
     device, vocabulary = next(model.parameters()).device, int(model.config.vocab_size)
     ids = torch.randint(0, vocabulary, (1, prompt), generator=torch.Generator().manual_seed(0)).to(device)
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "pad_token_id": 0}
@@ -61,12 +60,6 @@ def milliseconds(model: Any, prompt: int = 128, tokens: int = 32, repeats: int =
         "decode_tokens": tokens,
         "threads": threads,
     }
-
-
-def positions(model: Any) -> int | None:
-    """How many tokens the model, and its encoder if it has one, can read at once; None where it does not say."""
-    found = (getattr(model.config, name, None) for name in ("max_context", "max_position_embeddings"))
-    return min((each for each in found if isinstance(each, int)), default=None)
 
 
 def _wait(device: torch.device) -> None:

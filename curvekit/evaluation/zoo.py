@@ -164,10 +164,9 @@ def rest_scored(
 
 def _context_of(model: Any, settings: ZooSettings) -> int:
     """Tokens of a window: the settings', or as many as the model has positions for."""
-    from curvekit.evaluation.timing import positions
+    from curvekit.generation.streams import positions_of
 
-    most = positions(model)
-    return settings.context if most is None else min(settings.context, most)
+    return min(settings.context, positions_of(model))
 
 
 def continued(model: Any, tokenizer: Any, texts: Sequence[str], settings: ZooSettings) -> dict[str, Any]:

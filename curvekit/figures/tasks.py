@@ -87,7 +87,7 @@ def accuracy_by_shots(rows: Sequence[Mapping[str, Any]], majority: float) -> Fig
     shade, places = colour("plain"), list(range(len(rows)))
     for x, row in zip(places, rows, strict=True):
         dots = [value for of_set in row["accuracies"] for value in of_set]
-        ax.plot([x] * len(dots), dots, "o", ms=5, color=shade, alpha=0.28, mew=0, zorder=2)
+        ax.plot([x + 0.07] * len(dots), dots, "o", ms=5, color=shade, alpha=0.28, mew=0, zorder=2)
         ax.plot([x, x], [row["low"], row["high"]], color=shade, lw=2.6, solid_capstyle="butt", zorder=3)
     ax.plot(places, [row["accuracy"] for row in rows], color=shade, lw=1.4, zorder=3)
     ax.plot(places, [row["accuracy"] for row in rows], "o", ms=8.5, color=shade, mfc=PAPER, mew=1.8, zorder=4)

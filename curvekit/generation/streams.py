@@ -41,6 +41,7 @@ from curvekit.text.codes import joined
 from curvekit.text.pairs import source_ids
 from curvekit.text.tokenization import encodable, start_token
 
+ENDLESS = 2**30  # the positions of a model that does not say where they end
 _DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character decode to before all of them are there
 
@@ -458,10 +459,10 @@ def _run(
     return written.as_subclass(Tensor)
 
 
-def positions_of(model: PreTrainedModel) -> int:
-    """How many tokens the model, and its encoder if it has one, can read at once."""
-    most = getattr(model.config, "max_context", None)
-    return int(model.config.max_position_embeddings if most is None else most)
+def positions_of(model: Any) -> int:
+    """How many tokens the model, and its encoder if it has one, can read at once; :data:`ENDLESS` where none says."""
+    found = (getattr(model.config, name, None) for name in ("max_context", "max_position_embeddings"))
+    return min((each for each in found if isinstance(each, int)), default=ENDLESS)
 
 
 def _room(model: PreTrainedModel, sampling: Sampling) -> int:
