@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ def _rolling(ours: Any, peer: Any, words: Any, text: str, context: int, tokens: 
         pretrained=peer, tokenizer=words, backend="causal", max_length=context, batch_size=batch, add_bos_token=False,
         prefix_token_id=words.eos_token_id,
     )  # fmt: skip
+    theirs._loglikelihood_tokens = partial(theirs._loglikelihood_tokens, disable_tqdm=True)
     request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)
 
     def rolling() -> float:
