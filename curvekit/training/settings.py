@@ -221,7 +221,9 @@ class RunConfig(Settings):
         choices=("auto", "float32", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = _setting(False, "less memory, about a third slower", result=False)
-    compile: bool = _setting(False, "torch.compile the model")
+    compile: bool = _setting(
+        False, "torch.compile the model, which pays in a long run (the benchmarks say after how many steps)"
+    )
     shard: bool = _setting(
         False,
         "of several processes each keeps a part of weights, gradients and optimiser (FSDP2), not a copy (DDP)",

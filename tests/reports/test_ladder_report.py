@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from curvekit.errors import CurvekitError
-from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, load_results
+from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, load_results, table
 from curvekit.figures.drawing import is_figure
 from curvekit.reports import ladder
 from curvekit.reports.ladder import BEST, CANON, CONTRASTS, contrasts, page, pictures, written
@@ -80,3 +80,12 @@ def test_the_figures_are_drawn_of_the_results_and_lie_in_the_folder(files):
     assert all(is_figure(path) for path in (FOLDER / "figures").iterdir())
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all((FOLDER / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", text))
+
+
+def test_the_table_of_an_encoder_s_layers_is_that_of_its_results():
+    folder = FOLDER.parent / "encoder-layers"
+    held = (folder / "README.md").read_text(encoding="utf-8").partition("<!-- small:begin -->\n")[2]
+    rows = table(folder / "results.json", "small", "validation")
+    assert held.partition("<!-- small:end -->")[0] == as_markdown(rows)
+    layers = {row["candidate"] for row in rows if row["candidate"].startswith("curve-causal")}
+    assert layers == {"curve-causal", "curve-causal:encoder_layers=2", "curve-causal:encoder_layers=1"}
