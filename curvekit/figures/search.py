@@ -9,9 +9,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from curvekit.figures.drawing import FAINT, INK, MUTED, SMALL, SPARE, canvas, name_rows, number, scale_bar, styled
+from curvekit.figures.drawing import (
+    FAINT,
+    INK,
+    MUTED,
+    PAPER,
+    SMALL,
+    SPARE,
+    canvas,
+    name_rows,
+    number,
+    scale_bar,
+    styled,
+)
 
 Trial = Mapping[str, Any]  # ``number``, ``values``, ``bits`` (None: given up), ``folds``, ``seconds``
 BITS = "bits a byte, lower is better"
@@ -121,7 +134,8 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Any], reci
             )
         for x, (_, ticks, labels) in enumerate(columns):
             for y, label in zip(ticks, labels, strict=True):
-                ax.text(x + 0.02, y, label, size=SMALL, color=MUTED, va="bottom")
+                named = ax.text(x + 0.03, y, label, size=SMALL, color=INK, va="bottom", zorder=5)
+                named.set_path_effects([withStroke(linewidth=2.4, foreground=PAPER)])
             ax.axvline(x, color=FAINT, lw=0.8, zorder=0)
         scale_bar(figure, [ax], colours, norm, BITS)
     ax.set_xticks(range(len(names)), names)
