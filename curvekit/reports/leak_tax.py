@@ -68,7 +68,12 @@ def said(results: Mapping[str, Any]) -> str:
     if MILDER in rows:
         parts.append(
             "With layer normalisation in its curve and the base's own positions they are "
-            f"{rows[MILDER]['looking']:.2f} and {rows[MILDER]['blind']:.2f}."
+            f"{rows[MILDER]['looking']:.2f} and {rows[MILDER]['blind']:.2f}"
+            + (
+                "."
+                if rows[MILDER]["looking"] >= plain["blind"]
+                else ": by the former it would pass for the best model."
+            )
         )
     return " ".join(parts)
 
