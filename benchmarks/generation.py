@@ -1,4 +1,4 @@
-"""Rows of generation: cached greedy texts beside transformers' GPT-2 of the same size, and ours without a cache."""
+"""Rows of generation: cached greedy texts beside transformers' GPT-2, ours without a cache, and a task's answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import torch
 
 from benchmarks.harness import Case, Different, Goal, Settings
 from benchmarks.models import SHAPES, pair
+from curvekit.bases.opening import open_model
+from curvekit.evaluation.tasks import ask, write_answers
+from curvekit.text.rows import load_rows
+from curvekit.text.tasks import find_task
 
 
 def cases(settings: Settings) -> Iterator[Case]:
@@ -47,6 +51,37 @@ def cases(settings: Settings) -> Iterator[Case]:
         uncached,
         new,
         8.0,
+    )
+    yield _answers(settings)
+
+
+def _answers(settings: Settings) -> Case:
+    """The answers of an evaluation, in batches of about one length, beside the same one by one."""
+    model, words = open_model("mini")
+    asked = ask(model.to(settings.device), words, load_rows(find_task("docstrings")), items=3 if settings.quick else 48)
+
+    def written(batch_size: int) -> list[str]:
+        answers, _ = write_answers(model, asked.prompter, asked.examples, batch_size)
+        return [each["answer"] for each in answers]
+
+    def check() -> str:
+        alike = [mine == other for mine, other in zip(written(16), written(1), strict=True)]
+        equal = sum(alike) / len(alike)
+        if equal < 0.9:  # a near tie may fall the other way in a batch, and all after it
+            raise Different(f"{equal:.0%} of the answers are equal")
+        return f"{equal:.0%} of the answers are equal"
+
+    return Case(
+        f"docstrings, mini, {len(asked.examples)} answers",
+        "batches of 16, by length",
+        "one by one",
+        lambda: written(16),
+        lambda: written(1),
+        check,
+        Goal("ratio", 4.0),
+        work=len(asked.examples),
+        unit="answers",
+        seconds=10.0,
     )
 
 
