@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from benchmarks.harness import Case, Different, Goal, Settings
 from benchmarks.models import SHAPES, pair
 from benchmarks.texts import beginning, corpus, tokenizer
+from curvekit.evaluation.harness import model_class
 from curvekit.evaluation.metrics import score_documents, windows
 
 
@@ -90,15 +90,11 @@ def cases(settings: Settings) -> Iterator[Case]:
 
 def _rolling(ours: Any, peer: Any, words: Any, text: str, context: int, tokens: int, settings: Settings) -> Case:
     """Windows that do not overlap, as the harness cuts them, in batches of as many tokens as ours on either device."""
+    harness = model_class()
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     batch = max(1, (16_384 if settings.cuda else 1_024) // context)
-    theirs = HFLM(
-        pretrained=peer, tokenizer=words, backend="causal", max_length=context, batch_size=batch, add_bos_token=False,
-        prefix_token_id=words.eos_token_id,
-    )  # fmt: skip
+    theirs = harness(peer, tokenizer=words, max_length=context, batch_size=batch)
     theirs._loglikelihood_tokens = partial(theirs._loglikelihood_tokens, disable_tqdm=True)
     request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.several import measured
-from curvekit.files import write_text
+from curvekit.cli.readme import fill
 
 GB = 1e9
 BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
@@ -195,12 +195,8 @@ def tables(machine: Machine | None = None) -> str:
 
 def write(path: Path) -> None:
     """Put the tables between their marks in a page."""
-    text = path.read_text(encoding="utf-8")
-    for begin, end, held in ((BEGIN, END, tables()), (MEASURED_BEGIN, MEASURED_END, measured())):
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n{held}\n{end}{after}"
-    write_text(path, text)
+    fill(path, tables(), BEGIN, END)
+    fill(path, measured(), MEASURED_BEGIN, MEASURED_END)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,12 @@ def by_name(value: Any) -> Any:
     return Path(value).name if local else value
 
 
+def as_typed(value: Any) -> Any:
+    """As :func:`by_name`, for a command line that others shall type: ``path/to/NAME``."""
+    name = by_name(value)
+    return value if name == value else f"path/to/{name}"
+
+
 def checked_path(text: str | Path, what: str = "the path") -> Path:
     """A path with ``~`` expanded, if a file can have this name.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,11 +81,11 @@ def score_both_ways(
     shown = [str(tokenizer.decode(stream[1:])) for stream in streams]
     scores = [
         LanguageModelScore(
-            nll=nll,  # type: ignore[arg-type]
-            tokens=[tokens] * len(streams),  # type: ignore[arg-type]
-            correct=correct,  # type: ignore[arg-type]
-            words=[len(text.split()) for text in shown],  # type: ignore[arg-type]
-            bytes=[len(text.encode()) for text in shown],  # type: ignore[arg-type]
+            nll=np.array(nll),
+            tokens=np.full(len(streams), tokens),
+            correct=np.array(correct),
+            words=np.array([len(text.split()) for text in shown]),
+            bytes=np.array([len(text.encode()) for text in shown]),
             leaks=leaks and way == "the whole text in one pass",
             signature=signed(
                 model, tokenizer, leaks, signature, documents=len(streams), texts=short_hash(*shown), context=tokens,

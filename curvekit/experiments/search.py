@@ -158,7 +158,8 @@ def _one(config: RunConfig, work: Trials, study: Study, folds: int, announce: Ca
         if trial is None:
             return False
         values = dict(trial.params)
-        told = f"{config.recipe}, trial {len(study.ended()) + 1} of {study.trials} ({_said(values)})"
+        said = ", ".join(f"{name} {short(value)}" for name, value in values.items())
+        told = f"{config.recipe}, trial {len(study.ended()) + 1} of {study.trials} ({said})"
         with tracked_trial(config, study.folder, _group(config, study.folder), trial.number, values) as log:
             found, why = _folds(with_values(config, values), work, study, trial, folds, log)
             bits = None if why else pooled(found)
@@ -206,10 +207,9 @@ def _group(config: RunConfig, folder: Path) -> str:
     return config.wandb_group or f"{folder.resolve().name}/{config.recipe}"
 
 
-def _said(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+def short(value: Any) -> str:
+    """A value of a setting as tables and lines show it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _end(
@@ -359,7 +359,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         ]
         order = sorted(found["trials"], key=lambda each: (each["bits"] is None, each["bits"] or 0, each["number"]))
         for each in order:
-            values = [_said({"": each["values"][name]}).strip() for name in names]
+            values = [short(each["values"][name]) for name in names]
             bits = "n/a" if each["bits"] is None else f"{each['bits']:.4f}"
             spread = ", ".join(f"{fold['bits'][-1]:.3f}" for fold in each["folds"])
             lines.append(f"| {' | '.join(values)} | {bits} | {spread} | {each['ended']} |")

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from curvekit import figures
+from curvekit.evaluation.prefixes import BothWays
 from curvekit.evaluation.results import markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.leak_tax import ARMS, MILDER, PLAIN, PUBLISHED, load, scores_of
@@ -23,18 +24,22 @@ from curvekit.files import write_text
 SAMPLES = 10_000
 
 
+def perplexities(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Of each arm that was trained, ``looking`` and ``blind``, over all seeds."""
+    scores = {arm: found for arm in ARMS if (found := scores_of(results, arm))}
+    return {
+        arm: {way: math.exp(fmean(getattr(each, way).loss for each in found)) for way in BothWays._fields}
+        for arm, found in scores.items()
+    }
+
+
 def rows_of(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str, Any]]:
     """A row for each arm: its perplexities, and when it may not look its difference from the plain base, in nats."""
     base = scores_of(results, PLAIN)
     rows = []
-    for arm in ARMS:
-        if not (scores := scores_of(results, arm)):
-            continue
-        looking, blind = (fmean(getattr(each, way).loss for each in scores) for way in ("looking", "blind"))
-        row = {
-            "arm": arm, "recipe": ARMS[arm][0], "seeds": len(scores), "looking": math.exp(looking),
-            "blind": math.exp(blind), "tax": math.exp(blind - looking),
-        }  # fmt: skip
+    for arm, both in perplexities(results).items():
+        scores = scores_of(results, arm)
+        row = {"arm": arm, "seeds": len(scores), **both, "tax": both["blind"] / both["looking"]}
         if arm != PLAIN and len(scores) == len(base):
             apart = paired_bootstrap([each.blind for each in scores], [each.blind for each in base], samples)
             row |= {name: getattr(apart, name) for name in ("difference", "low", "high", "verdict")}
@@ -58,7 +63,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 def said(results: Mapping[str, Any]) -> str:
     """What was found, in two sentences."""
-    rows = {row["arm"]: row for row in rows_of(results)}
+    rows = perplexities(results)
     told, plain = results["settings"], rows[PLAIN]
     parts = [
         f"After {told['steps']} steps from {told['base']} on {told['corpus']} the published recipe has perplexity "
@@ -108,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     results = load(folder / "results.json")
     drawn = [
-        {"recipe": row["arm"], "teacher_forced": row["looking"], "prefix_only": row["blind"]}
-        for row in rows_of(results, samples=100)
+        {"recipe": arm, "teacher_forced": both["looking"], "prefix_only": both["blind"]}
+        for arm, both in perplexities(results).items()
     ]
     figures.save(figures.leak_perplexity(drawn), "leak-perplexity", folder)
     write_text(folder / "README.md", page(results))

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.evaluation.results import markdown_table
-from curvekit.experiments.search import load_search, to_markdown
+from curvekit.experiments.search import load_search, short, to_markdown
 from curvekit.experiments.spaces import written
-from curvekit.files import by_name, read_json, write_json, write_text
+from curvekit.files import as_typed, read_json, write_json, write_text
 from curvekit.training.settings import RunConfig
 
 
@@ -43,14 +43,10 @@ def beside(own: Mapping[str, Any], given: str) -> list[dict[str, str]]:
     pairs = {given: own["given"], "best of the trials": own["best"]}
     return [
         {"settings": name}
-        | {key: _short(value) for key, value in each["values"].items()}
+        | {key: short(value) for key, value in each["values"].items()}
         | {"bits a byte, folds": f"{each['bits']:.4f}"}
         for name, each in pairs.items()
     ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -94,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if asked.search is not None:
         found = load_search(asked.search)
-        named = {name: by_name(value) for name, value in found["settings"].items()}
-        settings = {k: v if v == named[k] else f"path/to/{named[k]}" for k, v in found["settings"].items()}
+        settings = {name: as_typed(value) for name, value in found["settings"].items()}
         write_json(asked.folder / "results.json", found | {"settings": settings, "given": asked.given})
     found = read_json(asked.folder / "results.json", shape={"given": str, "settings": dict, "recipes": dict})
     write_text(asked.folder / "README.md", page(found))

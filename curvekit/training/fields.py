@@ -13,7 +13,7 @@ from dataclasses import asdict, field, fields
 from typing import Any, Self, get_type_hints
 
 from curvekit.errors import CurvekitError, pick, require_type
-from curvekit.files import by_name, checked_path
+from curvekit.files import as_typed, checked_path
 
 
 def notes(
@@ -120,10 +120,8 @@ class Settings:
             words.append(f"--{name.replace('_', '-')}")
             if isinstance(value, dict):
                 words += [f"{key}={each}" for key, each in value.items()]
-            elif (local := by_name(value)) != value:
-                words.append(f"path/to/{local}")
             elif value is not True:
-                words.append(str(value).lower() if value is False else str(value))
+                words.append("false" if value is False else str(as_typed(value)))
         return words
 
     def results(self) -> dict[str, Any]:

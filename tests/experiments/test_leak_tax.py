@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curvekit.cli import main as cli
@@ -35,7 +36,8 @@ def test_every_arm_is_scored_both_ways_and_only_what_leaks_is_apart(measured):
     for arm in ARMS:
         for both in scores_of(results, arm):
             assert both.blind.tokens.tolist() == [12] * 4
-            assert abs(both.tax - 1) < 1e-5 if arm == PLAIN else arm != MILDER or abs(both.tax - 1) > 1e-4, arm
+            apart = np.abs(both.looking.nll - both.blind.nll).max()  # over documents: gains and losses hide each other
+            assert abs(both.tax - 1) < 1e-5 if arm == PLAIN else arm != MILDER or apart > 1e-2, (arm, apart)
             assert both.looking.leaks == (arm != PLAIN)
 
 

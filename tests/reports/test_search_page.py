@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from pathlib import Path
 
 import pytest
-from sentences import SENTENCES
+from sentences import words_in_disorder
 
 from curvekit.cli.frame import parser
 from curvekit.experiments.search import Plan, search
@@ -24,10 +23,7 @@ SPACE = ["learning_rate=1e-4:1e-2:log", "batch_size=2,4"]
 
 @pytest.fixture(scope="module")
 def searched(tiny_base, tmp_path_factory):
-    draw, folder = random.Random(0), tmp_path_factory.mktemp("of-a-page")
-    for name, count in {"train": 16, "validation": 4, "test": 4}.items():
-        lines = (" ".join(draw.choice(" ".join(SENTENCES).split()) for _ in range(40)) for _ in range(count))
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    folder = words_in_disorder(tmp_path_factory.mktemp("of-a-page"))
     config = RunConfig(
         recipe="gpt2", base=str(tiny_base), corpus=str(folder), steps=4, block_size=16, batch_size=4, sample_prompts=0,
         validation_documents=3, precision="float32",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from sentences import SENTENCES
+from sentences import words_in_disorder
 
 from curvekit.cli import main
 from curvekit.errors import CurvekitError
@@ -27,11 +26,9 @@ from curvekit.training.settings import RunConfig
 
 @pytest.fixture
 def config(tiny_base, tmp_path):
-    draw, corpus = random.Random(0), tmp_path / "words"
+    corpus = tmp_path / "words"
     corpus.mkdir()
-    for name, count in {"train": 16, "validation": 4, "test": 4}.items():
-        lines = (" ".join(draw.choice(" ".join(SENTENCES).split()) for _ in range(40)) for _ in range(count))
-        (corpus / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    words_in_disorder(corpus)
     return RunConfig(
         recipe="gpt2", base=str(tiny_base), corpus=str(corpus), steps=6, block_size=16, batch_size=4, sample_prompts=0,
         validation_documents=3, precision="float32",
