@@ -10,4 +10,7 @@ benchmark never fails on time; it fails where both sides should have computed th
     python -m benchmarks.soak   the service's memory and errors, apart from the rows
 """
 
-GROUPS = ("startup", "attention", "curve", "training", "pipeline", "generation", "perplexity", "packing", "serving")
+GROUPS = (
+    "startup", "attention", "curve", "training", "pipeline",
+    "generation", "steering", "perplexity", "packing", "serving",
+)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,9 +57,14 @@ def cases(settings: Settings) -> Iterator[Case]:
 
 
 def _answers(settings: Settings) -> Case:
-    """The answers of an evaluation, in batches of about one length, beside the same one by one."""
+    """The answers of an evaluation, side by side, beside the same one by one.
+
+    Nothing stops them: a base that was not trained on the task would end most at once, and the row would tell of
+    reading alone.
+    """
     model, words = open_model("mini")
-    asked = ask(model.to(settings.device), words, load_rows(find_task("docstrings")), items=3 if settings.quick else 48)
+    rows = load_rows(replace(find_task("docstrings"), stop=()))
+    asked = ask(model.to(settings.device), words, rows, items=3 if settings.quick else 48)
 
     def written(batch_size: int) -> list[str]:
         answers, _ = write_answers(model, asked.prompter, asked.examples, batch_size)
@@ -72,8 +78,8 @@ def _answers(settings: Settings) -> Case:
         return f"{equal:.0%} of the answers are equal"
 
     return Case(
-        f"docstrings, mini, {len(asked.examples)} answers",
-        "batches of 16, by length",
+        f"docstrings, mini, {len(asked.examples)} answers of {rows.task.new_tokens} tokens",
+        "16 side by side, by length",
         "one by one",
         lambda: written(16),
         lambda: written(1),

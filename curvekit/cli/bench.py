@@ -27,7 +27,8 @@ def add(commands: Commands) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="startup, attention, curve, training, pipeline, generation, perplexity, packing, serving (default: all)",
+        help="startup, attention, curve, training, pipeline, generation, steering, perplexity, packing, serving "
+        "(default: all)",
     )
     each.add_argument(
         "--out",

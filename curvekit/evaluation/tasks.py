@@ -1,8 +1,8 @@
 """A model on a task: its answers, how right they are, how likely the right ones were to it, and against whom it wins.
 
-Answers are written greedily, in batches of prompts of about one length; a choice is not written but the likeliest of
-the answers that there are. Perplexity is of the right answers alone. What is measured stands beside every figure: how
-many answers are empty, were cut off by the limit or ended at a stop, how many prompts did not fit.
+Answers are written greedily, beside others to prompts of about one length; a choice is not written but the likeliest
+of the answers that there are. Perplexity is of the right answers alone. What is measured stands beside every figure:
+how many answers are empty, were cut off by the limit or ended at a stop, how many prompts did not fit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from curvekit.evaluation.answers import baselines, judge
 from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, signed
 from curvekit.evaluation.significance import paired_bootstrap, paired_items
 from curvekit.files import finite
-from curvekit.generation.streams import complete, positions_of
+from curvekit.generation.batching import write_all
+from curvekit.generation.streams import positions_of
 from curvekit.modes import evaluating
 from curvekit.text.prompts import Encoded, Prompter
 from curvekit.text.rows import TaskRows
@@ -273,14 +274,14 @@ def write_answers(
 ) -> tuple[list[dict[str, Any]], int]:
     """The model's answers, and how many prompts were read window by window.
 
-    Prompts are sorted by length, the longest first, so that a batch holds little padding. Of windows the answer is
-    kept that the model finds likeliest, in nats a token.
+    Prompts are sorted by length, the longest first, so that those that are read together hold little padding. Of
+    windows the answer is kept that the model finds likeliest, in nats a token.
     """
     asked = [(number, ids) for number, each in enumerate(examples) for ids in prompter.ask(each)]
     order = sorted(range(len(asked)), key=lambda place: -len(asked[place][1]))
     prompts = [asked[place][1] for place in order]
     settings: dict[str, Any] = {"max_new_tokens": prompter.task.new_tokens, "temperature": 0.0, "stop": prompter.stop}
-    written = complete(model, prompter.tokenizer, prompts, batch_size=batch_size, **settings)
+    written = write_all(model, prompter.tokenizer, prompts, batch_size=batch_size, **settings)
     bar = tqdm(written, "writing answers", total=len(prompts), disable=None if progress else True, leave=False)
     by_place = dict(zip(order, bar, strict=True))
     candidates: dict[int, list[int]] = {}

@@ -28,7 +28,7 @@ from transformers.generation import logits_process
 from curvekit.bases.building import is_seq2seq
 from curvekit.caches import GrowingLayer
 from curvekit.errors import CurvekitError
-from curvekit.generation.sampling import Sampling
+from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.generation.streams import (
     Completion,
     Piece,
@@ -70,6 +70,46 @@ _NEVER = math.inf
 
 class Busy(CurvekitError):
     """Too many continuations wait already."""
+
+
+def write_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    batch_size: int = 16,
+    **settings: Any,
+) -> Iterator[Completion]:
+    """One continuation of every prompt, in their order: the texts of :func:`curvekit.generation.streams.generate`.
+
+    Where a text ends, the next prompt takes its place, so that no row waits for the longest of its batch. Prompts of
+    about one length are best neighbours, the longest first.
+
+    Args:
+        prompts: texts, or token ids, which are taken as they are.
+        batch_size: texts that are written at once; changes none of them.
+        settings: fields of :class:`curvekit.generation.sampling.Sampling`; one continuation, no beams.
+
+    Raises:
+        CurvekitError: as :meth:`Batcher.add`; a model that writes targets for sources.
+    """
+    sampling = Sampling(**settings)
+    batcher = Batcher(model, tokenizer, most=batch_size, waiting=len(prompts))
+    grown = threading.Event()
+    try:
+        rows = [
+            batcher.add(prompt, replace(sampling, seed=row_seed(sampling.seed, number)), wake=grown.set)
+            for number, prompt in enumerate(prompts)
+        ]
+        for row in rows:
+            while not row.over:
+                grown.wait()
+                grown.clear()
+            if row.failure is not None:
+                raise row.failure
+            yield row.completion(tokenizer)
+    finally:
+        batcher.close(0)
 
 
 class Row:

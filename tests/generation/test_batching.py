@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from curvekit.bases.building import build_model
 from curvekit.errors import CurvekitError
-from curvekit.generation.batching import Batcher, Busy, Reader
+from curvekit.generation.batching import Batcher, Busy, Reader, write_all
 from curvekit.generation.sampling import Sampling
 from curvekit.generation.streams import complete, generate, stream
 
@@ -91,6 +91,35 @@ def test_a_curve_over_a_causal_encoder_keeps_its_past_in_the_batch(tiny_bases, t
             if name.endswith("gate"):
                 weight.fill_(0.5)
     check_same(peaked(model), tiny_tokenizer)
+
+
+def test_all_prompts_are_written_as_alone_and_none_waits_for_the_longest(model, tiny_tokenizer, monkeypatch):
+    lengths, step = [], Batcher._step
+    monkeypatch.setattr(Batcher, "_step", lambda self: (lengths.append(len(self.rows)), step(self))[1])
+    settings = {"max_new_tokens": 24, "stop": ["e"], "seed": 3}
+    prompts = [*PROMPTS, "It rained", "He was", "All the boats lay there"]
+    written = list(write_all(model, tiny_tokenizer, prompts, batch_size=2, **settings))
+    expected = list(complete(model, tiny_tokenizer, prompts, **settings))
+    for name in ("prompt", "text", "seed", "tokens", "reason"):
+        assert [getattr(each, name) for each in written] == [getattr(each, name) for each in expected], name
+    tokens = [each.tokens for each in written]
+    assert max(lengths) == 2 and len(set(tokens)) > 1
+    # Each token but a row's first is a row's part in a step; only at the end does one row go on alone.
+    assert sum(lengths) == sum(tokens) - len(tokens) and lengths.count(1) <= 24
+
+
+def test_what_fails_is_raised_to_who_asked_for_all_texts_and_the_thread_ends(model, tiny_tokenizer, monkeypatch):
+    def broken(self):
+        raise RuntimeError("the model broke")
+
+    monkeypatch.setattr(Batcher, "_step", broken)
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="the model broke"):
+        list(write_all(model, tiny_tokenizer, PROMPTS, max_new_tokens=8, temperature=0))
+    deadline = time.monotonic() + 20
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, "its thread goes on"
+        time.sleep(0.01)
 
 
 def test_the_pieces_of_a_row_are_those_of_a_stream(model, tiny_tokenizer, batcher):
