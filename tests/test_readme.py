@@ -78,9 +78,10 @@ def test_the_zoo_is_that_of_its_committed_report():
 
 
 def test_the_results_are_those_of_the_committed_report():
-    from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END, results_block
+    from curvekit.cli.readme import results_block
+    from curvekit.evaluation.results import BEGIN, END
 
     if not (RESULT / "results.json").exists():
         pytest.skip("reports/wikitext-2/results.json does not exist yet")
-    shown = README.partition(RESULTS_BEGIN)[2].partition(RESULTS_END)[0]
+    shown = README.partition(BEGIN)[2].partition(END)[0]
     assert shown.strip() == results_block(RESULT).strip(), "run: curvekit compare reports/wikitext-2 --readme README.md"

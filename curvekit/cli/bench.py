@@ -9,8 +9,9 @@ from pathlib import Path
 
 from curvekit.cli.flags import Commands, command, listed, path
 from curvekit.cli.printing import say
-from curvekit.cli.readme import BENCHMARKS_BEGIN, BENCHMARKS_END, fill
+from curvekit.cli.readme import BENCHMARKS_BEGIN, BENCHMARKS_END
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.results import fill
 
 
 def add(commands: Commands) -> None:

@@ -12,9 +12,6 @@ from curvekit.cli.readme import (
     LADDER_END,
     LEAK_BEGIN,
     LEAK_END,
-    RESULTS_BEGIN,
-    RESULTS_END,
-    fill,
     is_ladder,
     is_leak_tax,
     ladder_block,
@@ -23,6 +20,7 @@ from curvekit.cli.readme import (
 )
 from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.results import fill
 from curvekit.training.runs import load_run
 
 
@@ -76,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         elif is_leak_tax(first):
             fill(arguments.readme, leak_block(first), LEAK_BEGIN, LEAK_END)
         else:
-            fill(arguments.readme, results_block(first), RESULTS_BEGIN, RESULTS_END)
+            fill(arguments.readme, results_block(first))
         return
     if len(arguments.folders) == 1 and is_ladder(first):
         if arguments.baseline:

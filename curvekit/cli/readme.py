@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curvekit.decoding import read_whole
-from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import INTERVAL, ROW, cells, markdown_table
-from curvekit.files import read_json, write_text
+from curvekit.files import read_json
 from curvekit.shapes import Maybe
 
-RESULTS_BEGIN, RESULTS_END = "<!-- results:begin -->", "<!-- results:end -->"
 LADDER_BEGIN, LADDER_END = "<!-- which-curve:begin -->", "<!-- which-curve:end -->"
 LEAK_BEGIN, LEAK_END = "<!-- leak-tax:begin -->", "<!-- leak-tax:end -->"
 ZOO_BEGIN, ZOO_END = "<!-- zoo:begin -->", "<!-- zoo:end -->"
@@ -120,17 +117,3 @@ def _percent(row: Mapping[str, Any]) -> str:
 
 def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-
-
-def fill(page: Path, block: str, first: str, last: str) -> None:
-    """Put ``block`` between two marks of a page, which is otherwise left as it is.
-
-    Raises:
-        CurvekitError: a page that cannot be read or written, or that has not both marks in their order.
-    """
-    text = read_whole(page)
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not begin or not end:
-        raise CurvekitError(f"{page} has no lines {first} and {last} to write between")
-    write_text(page, f"{before}{begin}\n{block}\n{end}{after}")

@@ -10,8 +10,9 @@ from typing import Any
 
 from curvekit.cli.flags import Commands, add_plugin, command, path
 from curvekit.cli.printing import say
-from curvekit.cli.readme import ZOO_BEGIN, ZOO_END, fill
+from curvekit.cli.readme import ZOO_BEGIN, ZOO_END
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.results import fill
 from curvekit.evaluation.zoo_settings import ZooSettings
 from curvekit.files import by_name
 

@@ -66,14 +66,22 @@ def sink_shares(rows: Mapping[str, Tensor]) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, most: int = 32) -> Attention:
+def attention_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int], most: int = 32
+) -> Attention:
     """Run a model over the last ``most`` tokens of a text, behind end-of-text, and keep its attention.
+
+    Token ids in the place of a text are taken as they are, all of them.
 
     Raises:
         CurvekitError: the model exposes no attentions.
     """
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    kept = [start_token(tokenizer), *ids[-(most - 1) :]]
+    if isinstance(text, str):
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        kept = [start_token(tokenizer), *ids[-(most - 1) :]]
+        cut = len(ids) - len(kept) + 1
+    else:
+        kept, cut = list(text), 0
     tokens = [str(tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in kept]
     batch = torch.tensor([kept], device=model.device)  # (1, T)
     before = model.config._attn_implementation
@@ -90,7 +98,7 @@ def attention_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     if not given or any(each is None for each in given):
         raise CurvekitError(f"{type(model).__name__} exposes no attentions; choose a model that does")
     read = torch.stack([each[0] for each in given]).float().cpu()  # (layers, heads, T, T)
-    member, cut = members.get(own, "softmax"), len(ids) - len(kept) + 1
+    member = members.get(own, "softmax")
     if not exchangeable:
         return Attention(tokens, cut, member, None, read)
     sinks: list[Tensor] = [sink for name, sink in model.named_parameters() if name.rpartition(".")[2] == "log_sink"]

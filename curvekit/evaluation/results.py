@@ -1,11 +1,17 @@
-"""Results on paper: the rows of a comparison as a GitHub table, as a LaTeX table, and in words."""
+"""Results on paper: rows as a GitHub table, as a LaTeX table, in words, and between the marks of a page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from curvekit.decoding import read_whole
+from curvekit.errors import CurvekitError
+from curvekit.files import write_text
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 INTERVAL = "Δ nats/token [95% interval]"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -129,3 +135,17 @@ def latex(text: str) -> str:
     """Escape what LaTeX would read as a command, and set signed numbers as mathematics."""
     escaped = "".join(_SPECIAL.get(character, character) for character in text)
     return re.sub(r"(?<![\w$])[+-]\d[\d.]*\d", r"$\g<0>$", escaped)
+
+
+def fill(page: Path, block: str, first: str = BEGIN, last: str = END) -> None:
+    """Put ``block`` between two marks of a page, which is otherwise left as it is.
+
+    Raises:
+        CurvekitError: a page that cannot be read or written, or that has not both marks in their order.
+    """
+    text = read_whole(page)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end:
+        raise CurvekitError(f"{page} has no lines {first} and {last} to write between")
+    write_text(page, f"{before}{begin}\n{block.strip()}\n{end}{after}")

@@ -41,6 +41,7 @@ _HOMES = {
     "success_against_perplexity": "steering",
     "price_of_languages": "corpora",
     "calibration": "frequency",
+    "sinks_by_depth": "sinks",
     "win_rates": "ratings",
     "preference_changes": "preferences",
     "preference_histories": "preferences",

@@ -20,13 +20,12 @@ from matplotlib.figure import Figure
 from curvekit import figures
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.frequency import FrequencyScore, by_bin
-from curvekit.evaluation.results import markdown_table
+from curvekit.evaluation.results import fill, markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.rare_words import PLAIN, load, scores_of
 from curvekit.files import write_text
 
 BASELINE = (PLAIN, "cross_entropy")
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SAMPLES = 4_000
 
 
@@ -121,19 +120,6 @@ def pictures(rows: Sequence[Mapping[str, Any]], start: str, samples: int = SAMPL
     return found
 
 
-def page(text: str, results: str) -> str:
-    """The page with the results between their marks.
-
-    Raises:
-        CurvekitError: a mark is missing.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise CurvekitError(f"the page has no lines {BEGIN} and {END} to write between")
-    return f"{before}{BEGIN}\n{results.strip()}\n{END}{after}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m curvekit.reports.rare_words FOLDER``."""
     parser = argparse.ArgumentParser(prog="curvekit.reports.rare_words", description=(__doc__ or "").splitlines()[0])
@@ -148,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parts.append(f"![{str(figure.get_label()).split('.')[0]}](figures/{name}.png)\n")
     write_text(folder / "results.md", "\n".join(parts))
     if (folder / "README.md").exists():
-        write_text(folder / "README.md", page((folder / "README.md").read_text("utf-8"), "\n".join(parts)))
+        fill(folder / "README.md", "\n".join(parts))
 
 
 if __name__ == "__main__":

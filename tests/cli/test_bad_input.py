@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from curvekit.cli import main
-from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END
+from curvekit.evaluation.results import BEGIN, END
 
 SHORT = ("--steps", "2", "--block-size", "32", "--batch-size", "2", "--eval-every", "2", "--sample-prompts", "0",
          "--precision", "float32")  # fmt: skip
@@ -260,9 +260,9 @@ def test_a_folder_in_place_of_a_settings_file(refused, tmp_path):
 
 def test_a_readme_without_marks_is_left_alone(refused, tmp_path, monkeypatch):
     monkeypatch.setattr("curvekit.cli.compare.results_block", lambda folder: "what was found")
-    (tmp_path / "README.md").write_text(f"{RESULTS_END} {RESULTS_BEGIN}")
+    (tmp_path / "README.md").write_text(f"{END} {BEGIN}")
     assert "results:begin" in refused("compare", tmp_path, "--readme", tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text() == f"{RESULTS_END} {RESULTS_BEGIN}"
+    assert (tmp_path / "README.md").read_text() == f"{END} {BEGIN}"
 
 
 def test_a_full_disk_keeps_what_was_there_and_the_same_command_goes_on(refused, train_argv, tmp_path, monkeypatch):

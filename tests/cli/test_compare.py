@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from curvekit.cli import main
-from curvekit.cli.readme import RESULTS_BEGIN, RESULTS_END
+from curvekit.evaluation.results import BEGIN, END
 from curvekit.experiments.comparison import load_comparison
 from curvekit.training.cards import quoted
 from curvekit.training.runs import load_run
@@ -31,10 +31,10 @@ def test_compare_reads_a_folder_and_fills_the_readme(trained, tmp_path, capsys):
     first, second = (table.split() for table in capsys.readouterr().out.split("| recipe ")[1:])
     assert sorted(first) == sorted(second), "the same comparison, against the other one"
     page = tmp_path / "PAGE.md"
-    page.write_text(f"before\n{RESULTS_BEGIN}\nold\n{RESULTS_END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0
     first = page.read_text(encoding="utf-8")
-    assert first.startswith(f"before\n{RESULTS_BEGIN}\n") and first.endswith(f"{RESULTS_END}\nafter\n")
+    assert first.startswith(f"before\n{BEGIN}\n") and first.endswith(f"{END}\nafter\n")
     assert "old" not in first and comparison.summary() in first and "| softemax |" in first
     assert main(["compare", str(tmp_path), "--readme", str(page)]) == 0
     assert page.read_text(encoding="utf-8") == first

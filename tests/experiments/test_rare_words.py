@@ -7,6 +7,7 @@ import pytest
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.frequency import FrequencyScore
+from curvekit.evaluation.results import BEGIN, END
 from curvekit.experiments import rare_words
 from curvekit.experiments.rare_words import EDGES, excerpt, run_all, scores_of
 from curvekit.reports import rare_words as page
@@ -48,7 +49,7 @@ def test_runs_are_made_once_and_make_a_page(results, monkeypatch):
     assert len(own) == 2 and own[0].edges == EDGES and own[0].tokens.sum() > 0
     monkeypatch.setattr(rare_words, "run_job", None)
     assert len(again()) == 6
-    (folder / "README.md").write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    (folder / "README.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     page.main([str(folder)])
     text = (folder / "README.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "| inverse_frequency |" in text

@@ -326,6 +326,22 @@ def calibration():
     )
 
 
+def sinks_by_depth():
+    layers = np.arange(1, 9)
+    return figures.sinks_by_depth(
+        {
+            "plain": {
+                "first_token": layers / 10,
+                "nobody": 0 * layers,
+                "kurtosis": 3.0 * layers,
+                "largest": 4.0**layers,
+            },
+            "softemax": {name: np.array([0.1, 0.3, 0.2, 0.9]) for name in ("first_token", "nobody")}
+            | {name: np.array([3.5, 4.0, 5.0, 9.0]) for name in ("kurtosis", "largest")},
+        }
+    )
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
@@ -335,7 +351,7 @@ GALLERY = [
     preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
     document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
-    quality_and_cost,
+    quality_and_cost, sinks_by_depth,
 ]  # fmt: skip
 
 

@@ -1,0 +1,131 @@
+"""SoftEMax on its own ground: attention sinks, outliers, and what fewer bits cost models that were trained already.
+
+    python -m curvekit.experiments.sinks FOLDER plain=runs/plain softemax=runs/softemax --data-dir path/to/texts
+
+measures every NAME=RUN_OR_BASE on the same beginnings of test documents and leaves ``results.json``; a name that is
+given several times is several seeds, and what was measured is not measured again. ``python -m curvekit.reports.sinks
+FOLDER`` makes the page of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curvekit.bases.opening import open_model
+from curvekit.errors import CurvekitError
+from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
+from curvekit.evaluation.outliers import traces
+from curvekit.evaluation.quantisation import rounded
+from curvekit.files import by_name, read_json, write_json
+from curvekit.text.corpora import load_corpus
+
+BITS = (8, 6)
+RESULTS = {
+    "corpus": str, "characters": int, "documents": int, "rows": [{
+        "name": str, "model": str, "attention": str, "score": SCORE, "rounded": dict, "first_token": [float],
+        "nobody": [float], "kurtosis": [float], "largest": [float], "seconds": float,
+    }],
+}  # fmt: skip
+
+
+def measure(model: Any, tokenizer: Any, texts: Sequence[str], corpus: str) -> dict[str, Any]:
+    """What a row of the results holds of one model, but for its name.
+
+    Texts are scored one at a time, whole: the scale of rounded activations is that of what is read at once.
+    """
+    signature = {"corpus": by_name(corpus), "split": "test"}
+    score = lambda: score_documents(model, tokenizer, texts, batch_size=1, signature=signature)  # noqa: E731
+    began, found = time.perf_counter(), {"score": score().to_dict(), "rounded": {}}
+    for bits in BITS:
+        with rounded(model, bits):
+            found["rounded"][str(bits)] = score().to_dict()
+    for each in (found["score"], *found["rounded"].values()):
+        each["nll"] = np.round(each["nll"], 4).tolist()
+    attention = str(getattr(model.config, "attention", "softmax"))
+    return found | asdict(traces(model, tokenizer, texts)) | {
+        "attention": attention, "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+def run_all(
+    folder: Path,
+    models: Sequence[tuple[str, str]],
+    corpus: str,
+    data_dir: str | None = None,
+    documents: int = 60,
+    characters: int = 1000,
+) -> dict[str, Any]:
+    """Measure the models that ``results.json`` in ``folder`` lacks, and return all results.
+
+    Raises:
+        CurvekitError: the folder holds results on other texts.
+    """
+    path, settings = folder / "results.json", {"corpus": by_name(corpus), "characters": characters}
+    texts = [text[:characters] for text in load_corpus(corpus, data_dir)["test"]["text"][:documents] if text.strip()]
+    settings |= {"documents": len(texts)}
+    held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": []}
+    if other := next((name for name, value in settings.items() if held[name] != value), None):
+        raise CurvekitError(
+            f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
+        )
+    done = {(row["name"], row["model"]) for row in held["rows"]}
+    for name, model in models:
+        if (name, by_name(model)) in done:
+            continue
+        row = {"name": name, "model": by_name(model), **measure(*open_model(model), texts, corpus)}
+        held["rows"].append(row)
+        write_json(path, held)
+        ways = (row["score"], *row["rounded"].values())
+        shown = ", ".join(f"{LanguageModelScore.from_dict(each).perplexity:.2f}" for each in ways)
+        print(f"{name}: perplexity {shown} in 32, {', '.join(map(str, BITS))} bits", file=sys.stderr)
+    return held
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What ``results.json`` holds."""
+    found: dict[str, Any] = read_json(path, shape=RESULTS)
+    return found
+
+
+def scores_of(results: Mapping[str, Any], name: str, bits: int | None = None) -> list[LanguageModelScore]:
+    """The scores under a name, one a seed; with ``bits`` those in so many."""
+    rows = [row for row in results["rows"] if row["name"] == name]
+    return [LanguageModelScore.from_dict(row["score"] if bits is None else row["rounded"][str(bits)]) for row in rows]
+
+
+def costs_of(results: Mapping[str, Any], name: str, bits: int) -> list[LanguageModelScore]:
+    """What so many bits cost: scores whose nats are those that rounding adds."""
+    pairs = zip(scores_of(results, name, bits), scores_of(results, name), strict=True)
+    return [replace(fewer, nll=fewer.nll - whole.nll) for fewer, whole in pairs]
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
+    if not (name and equals and model):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=RUN_OR_BASE")
+    return name, model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m curvekit.experiments.sinks FOLDER NAME=RUN_OR_BASE ...``."""
+    parser = argparse.ArgumentParser(prog="curvekit.experiments.sinks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("models", nargs="+", type=_named, metavar="NAME=RUN_OR_BASE", help="the first: against whom")
+    parser.add_argument("--corpus", default="pydocs")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--documents", type=int, default=60, help="test documents (default: 60)")
+    parser.add_argument("--characters", type=int, default=1000, help="of each, its first (default: 1000)")
+    given = parser.parse_args(arguments)
+    run_all(given.folder, given.models, given.corpus, given.data_dir, given.documents, given.characters)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The page on SoftEMax's own ground: who looks at the first token, what stands out, and what fewer bits cost.
+
+    python -m curvekit.reports.sinks reports/sinks
+
+reads ``results.json`` there, as :mod:`curvekit.experiments.sinks` left it, and writes the figure and, between the marks
+of ``README.md``, the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from curvekit import figures
+from curvekit.evaluation.results import BEGIN, END, fill, markdown_table
+from curvekit.evaluation.significance import PairedDifference, paired_bootstrap
+from curvekit.experiments.sinks import BITS, costs_of, load, scores_of
+from curvekit.files import write_text
+
+SAMPLES = 10_000
+
+
+def names_of(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["name"] for row in results["rows"]))
+
+
+def by_layer(results: Mapping[str, Any], name: str, figure: str) -> list[float]:
+    """A figure of each layer, the mean over seeds."""
+    return np.mean([row[figure] for row in results["rows"] if row["name"] == name], axis=0).tolist()
+
+
+def rows_of(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str, str]]:
+    """A row for each name: its perplexity, what fewer bits cost it, its sinks and outliers."""
+    rows = []
+    for name in names_of(results):
+        scores = scores_of(results, name)
+        row = {
+            "model": name,
+            "attention": next(each["attention"] for each in results["rows"] if each["name"] == name),
+            "seeds": str(len(scores)),
+            "perplexity": f"{math.exp(fmean(each.loss for each in scores)):.2f}",
+        }
+        for bits in BITS:
+            row[f"{bits} bits cost, nats a token"] = _interval(
+                paired_bootstrap(scores_of(results, name, bits), scores, samples)
+            )
+        row |= {
+            "to the first token": f"{100 * max(by_layer(results, name, 'first_token')):.0f} %",
+            "to nobody": f"{100 * max(by_layer(results, name, 'nobody')):.0f} %",
+            "kurtosis": f"{max(by_layer(results, name, 'kurtosis')):.1f}",
+            "largest": f"{max(by_layer(results, name, 'largest')):,.0f}",
+        }
+        rows.append(row)
+    return rows
+
+
+def contrasts(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str, str]]:
+    """What fewer bits cost a model more than the first, if it cuts text alike and has as many seeds."""
+    first, *others = names_of(results)
+    base, rows = scores_of(results, first), []
+    for name in others:
+        own = scores_of(results, name)
+        alike = own[0].signature["tokenizer_hash"] == base[0].signature["tokenizer_hash"]
+        if not alike or len(own) != len(base):
+            continue
+        row = {"model": f"{name} − {first}", "nats a token": _interval(paired_bootstrap(own, base, samples))}
+        for bits in BITS:
+            apart = paired_bootstrap(costs_of(results, name, bits), costs_of(results, first, bits), samples)
+            row[f"{bits} bits cost more by"] = _interval(apart)
+        rows.append(row)
+    return rows
+
+
+def _interval(apart: PairedDifference) -> str:
+    return f"{apart.difference:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
+
+
+def told(results: Mapping[str, Any]) -> str:
+    """The tables and the figure as Markdown."""
+    parts = [
+        markdown_table(rows_of(results)),
+        f"The first {results['characters']:,} characters of each of {results['documents']} test documents of "
+        f"{results['corpus']}. Shares of attention, kurtosis and the largest value are of the layer where they are "
+        "highest. Intervals are 95 %, over documents and seeds.",
+        "![By depth: attention to the first token and to nobody, kurtosis and the largest value](figures/sinks.png)",
+    ]
+    if rows := contrasts(results):
+        parts.insert(2, markdown_table(rows))
+    return "\n\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m curvekit.reports.sinks FOLDER``."""
+    parser = argparse.ArgumentParser(prog="curvekit.reports.sinks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with results.json and README.md")
+    folder = parser.parse_args(arguments).folder
+    results = load(folder / "results.json")
+    of_each = ("first_token", "nobody", "kurtosis", "largest")
+    models = {name: {each: by_layer(results, name, each) for each in of_each} for name in names_of(results)}
+    figures.save(figures.sinks_by_depth(models), "sinks", folder)
+    page = folder / "README.md"
+    if not page.exists():
+        write_text(page, f"# Sinks, outliers and eight bits\n\n{BEGIN}\n{END}\n")
+    fill(page, told(results))
+
+
+if __name__ == "__main__":
+    main()
