@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from typing import Any
 
 from curvekit.cli.flags import Commands, command, path, positive
+from curvekit.cli.printing import typed
 from curvekit.cli.rows import add_rows
 from curvekit.errors import CurvekitError, pick
-from curvekit.files import as_typed, by_name
+from curvekit.files import by_name
 
 
 def add(commands: Commands) -> None:
@@ -76,22 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
         progress=sys.stderr.isatty(),
     )
     if arguments.out is not None:
-        told = {"model": by_name(arguments.model), "task": arguments.task, "command": _command(arguments)}
+        told = {"model": by_name(arguments.model), "task": arguments.task, "command": typed(arguments)}
         print(write(found | told, arguments.out))
     elif arguments.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
         print(table(found))
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """What was typed, with files by their names."""
-    rows, test = (as_typed(str(each)) for each in (arguments.rows, arguments.test))
-    words = ["curvekit", "fewshot", by_name(arguments.model), rows, "--test", test]
-    for name, usual in (("task", "rows"), ("text_column", "text"), ("label_column", "label"), ("most", None),
-                        ("question", None), ("answer", None), ("instruction", None), ("shots", [0, 1, 4, 8]),
-                        ("sets", 3), ("orders", 2), ("items", None), ("seed", 0)):  # fmt: skip
-        if (value := getattr(arguments, name)) != usual:
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    words += ["--calibrate"] if arguments.calibrate else []
-    return shlex.join([*words, "--out", f"reports/few-shot/{arguments.out.name}"])

@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, word in enumerate(argv, start=1):
             _require_utf8(number, word)
         arguments = parser().parse_args(argv)
+        arguments.argv = list(argv)
         if place().world > 1 and not getattr(arguments, "many", False):
             raise CurvekitError(f"{argv[0]} is the work of one process; start it without a launcher")
         with _plain_warnings():

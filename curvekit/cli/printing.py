@@ -1,9 +1,12 @@
-"""What several commands print: a run's figures on standard output, news of the work on standard error."""
+"""What several commands print: a run's figures, news of the work on standard error, the command that was given."""
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +25,15 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def typed(arguments: argparse.Namespace) -> str:
+    """The command that was given, for a page that others read: what stands elsewhere on this machine by its name."""
+    return shlex.join(["curvekit", *map(_elsewhere, arguments.argv)])
+
+
+def _elsewhere(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if Path(value).is_absolute() or value.startswith(("~", "..")):
+        value = f"path/to/{Path(value).name}"
+    return flag + equals + value

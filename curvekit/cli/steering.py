@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from curvekit.cli.flags import Commands, command, listed, path, positive
-from curvekit.cli.printing import say
+from curvekit.cli.printing import say, typed
 from curvekit.cli.rows import add_rows, held_out_rows, rows
 from curvekit.decoding import read_whole
 from curvekit.errors import CurvekitError
@@ -46,6 +45,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.bases.opening import open_model
     from curvekit.experiments.steering import PROMPTS, Study, run_study
+    from curvekit.reports.steering import table, write
 
     train, test = rows(arguments), held_out_rows(arguments)
     if not test:
@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     voice, scorer = open_model(arguments.model), open_model(arguments.scorer)
     result = run_study(study, voice, scorer, train, test, arguments.out, say)
     print(table(result["rows"]))
+    print(write(arguments.out, typed(arguments)))
 
 
 def _strengths(text: str) -> tuple[str, list[float]]:
@@ -82,16 +83,3 @@ def _strengths(text: str) -> tuple[str, list[float]]:
     if not equals or not found:
         raise CurvekitError(f"--strengths is {text!r}; give WAY=X,X, such as bag=0.1,0.5")
     return way, found
-
-
-def table(found: list[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| way | strength | success [95%] | perplexity [95%] | distinct pairs | ms a token |",
-             "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
-    for row in found:
-        lines.append(
-            f"| {row['way']} | {row['strength']:g} | {row['success']:.0%} [{row['success_low']:.0%}, "
-            f"{row['success_high']:.0%}] | {row['perplexity']:.1f} [{row['perplexity_low']:.1f}, "
-            f"{row['perplexity_high']:.1f}] | {row['distinct_2'] or 0:.2f} | {row['ms_per_token'] or math.nan:.0f} |"
-        )
-    return "\n".join(lines)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from curvekit.cli.flags import path, positive
-from curvekit.cli.printing import say
+from curvekit.cli.printing import say, typed
 from curvekit.errors import CurvekitError
 from curvekit.training.runs import load_run
 from curvekit.training.settings import RunConfig
@@ -72,7 +71,7 @@ def evaluate_on_task(arguments: argparse.Namespace) -> None:
             found = evaluate_task(model, asked, batch_size=arguments.batch_size or 16, progress=sys.stderr.isatty())
         done.results[shown(name)] = found
         if arguments.out:
-            done.save(arguments.out, _command())
+            done.save(arguments.out, typed(arguments))
             save(task_figures(**picture(done.results)), rows.task.name, arguments.out)
         del model
     print(done.to_markdown())
@@ -113,12 +112,6 @@ def _of_run(name: str) -> dict[str, Any]:
         return {}
     config = load_run(name).config
     return {"seed": config.seed, "steps": config.steps, "base": Path(config.base).name}
-
-
-def _command() -> str:
-    """The command that was given, with folders by their last names: a page names no folder of this machine."""
-    words = ["curvekit", *sys.argv[1:]]
-    return shlex.join(f"path/to/{Path(word).name}" if Path(word).is_absolute() else word for word in words)
 
 
 def task_of(name: str) -> dict[str, Any]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from curvekit.cli.flags import Commands, add_plugin, command, path
-from curvekit.cli.printing import say
+from curvekit.cli.printing import say, typed
 from curvekit.cli.readme import ZOO_BEGIN, ZOO_END
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import fill
 from curvekit.evaluation.zoo_settings import ZooSettings
-from curvekit.files import by_name
 
 
 def add(commands: Commands) -> None:
@@ -65,17 +63,4 @@ def run(arguments: argparse.Namespace) -> None:
     found = zoo(arguments.models, settings, arguments.out, say, arguments.plugin)
     print(markdown_table(pages.cells(found)))
     found["trainings"] = pages.trainings(arguments.models)
-    print(pages.write(found, arguments.out, _command(arguments, settings)))
-
-
-def _command(arguments: argparse.Namespace, settings: ZooSettings) -> str:
-    """The command line that makes this zoo, with what is not at its default; the data folder as its name alone."""
-    words = ["curvekit", "zoo", *arguments.models, "--out", str(arguments.out)]
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        if value == each.default:
-            continue
-        local = each.name == "data_dir" or by_name(value) != value
-        shown = f"path/to/{Path(value).name}" if local else str(value)
-        words += [f"--{each.name.replace('_', '-')}", shown]
-    return shlex.join([*words, *(word for file in arguments.plugin for word in ("--plugin", str(file)))])
+    print(pages.write(found, arguments.out, typed(arguments)))

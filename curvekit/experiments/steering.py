@@ -28,7 +28,7 @@ from curvekit.evaluation.intervals import cluster_interval, ratio
 from curvekit.evaluation.metrics import score_documents, text_metrics
 from curvekit.files import append_jsonl, read_json, read_jsonl, write_json
 from curvekit.generation.streams import complete
-from curvekit.ownership import Kind, created, json_with, mark, require, rows_with
+from curvekit.ownership import Kind, created, json_with, mark, require, rows_with, text_with
 from curvekit.steering.attributes import fit_attribute
 from curvekit.steering.control import Control
 from curvekit.steering.judge import Judge, ngrams
@@ -56,6 +56,7 @@ STUDY = Kind(
         "rows.jsonl": rows_with("way", "strength"),
         "samples.jsonl": rows_with("way", "text"),
         "*.safetensors": lambda path: path.is_file(),
+        "README.md": text_with("# Steering"),
     },
     proofs=("study.json",),
 )
@@ -129,6 +130,7 @@ def run_study(
     steering, judging = halves(train)
     steering = first_of_each(steering, study.rows_used)
     told = study.settings() | {"model": trait(model), "scorer": trait(scorer[0]), "rows_digest": _digest(train)}
+    told |= {"labels": len(labels)}
     with created(folder):
         mark(folder, STUDY.name)
         _same(folder, told)

@@ -13,7 +13,10 @@ from curvekit.bases.opening import open_model
 from curvekit.cli import main
 from curvekit.errors import CurvekitError
 from curvekit.experiments.steering import Study, bag_of, require_another, run_study
+from curvekit.figures.drawing import is_figure
 from curvekit.figures.steering import success_against_perplexity
+from curvekit.reports.steering import main as join
+from curvekit.reports.steering import page, recognised, verdict
 from curvekit.steering.judge import Judge, ngrams
 from curvekit.text.labelled import Labelled
 
@@ -120,5 +123,54 @@ def test_the_command_prints_its_table(tiny_base, tmp_path, capsys):
     assert "would praise itself" in capsys.readouterr().err
     assert main([*argv, "--test", test]) == 0
     assert "| vector | 2 |" in capsys.readouterr().out
+    page = (tmp_path / "study" / "README.md").read_text(encoding="utf-8")
+    assert "| vector | 2 |" in page and "curvekit steering path/to/" in page and str(tmp_path) not in page
+    assert is_figure(tmp_path / "study" / "figures" / "success-against-perplexity.svg")
     assert main([*argv[:-4], "--strengths", "vector", "--out", str(tmp_path / "b"), "--test", test]) == 2
     assert "give WAY=X,X" in capsys.readouterr().err
+
+
+def told(label, steered, **changes):
+    none = {"way": "none", "strength": 0.0, "success": 0.25, "success_low": 0.2, "success_high": 0.3}
+    none |= {"perplexity": 100.0, "perplexity_low": 90.0, "perplexity_high": 110.0}
+    none |= {"distinct_2": 0.9, "ms_per_token": 1.0}
+    rows = [none]
+    for way, success, perplexity in steered:
+        figures = {"success": success, "success_low": success - 0.1, "success_high": 1.0, "perplexity": perplexity}
+        rows.append(none | {"way": way, "strength": 2.0} | figures)
+    study = {"label": label, "rows": rows, "labels": 4, "prompts": ["The", "A"], "count": 2, "tokens": 4, "seed": 0}
+    study |= {"model": "m", "rows_digest": "d", "judge_rows": 8, "test_rows": 9, "judge_accuracy": 0.9}
+    return study | changes
+
+
+def texts(way, strength, right):
+    return [{"way": way, "strength": strength, "prompt": "The", "text": f" <b>{i}", "success": s}
+            for i, s in enumerate(right)]  # fmt: skip
+
+
+def test_the_best_way_is_one_that_costs_little_and_its_texts_are_no_markup():
+    study = told("a*b", [("vector", 0.9, 129.0), ("bag", 0.95, 131.0)])
+    assert "25% of the texts" in verdict(study) and "90% with vector 2, at 1.29 times" in verdict(study)
+    assert "overlap" not in verdict(study) and "overlap" in verdict(told("x", [("vector", 0.35, 100.0)]))
+    assert "no way that was tried costs at most 1.3 times" in verdict(told("x", [("bag", 0.95, 131.0)]))
+    shown = page(study, texts("none", 0.0, [1, 1]) + texts("vector", 2.0, [1] * 5), "curvekit steering m")
+    assert shown.count("**⟶**") == 2 + 3 and "<b>" not in shown and "### bag 2" in shown
+
+
+def test_styles_are_counted_over_all_labels_against_chance(tmp_path):
+    studies = [told("x", [("codes", 0.75, 100.0)]), told("y", [("codes", 1.0, 100.0)])]
+    samples = [texts("none", 0.0, [1, 0, 0, 0]) + texts("codes", 2.0, hits) for hits in ([1, 1, 1, 0], [1, 1, 1, 1])]
+    found = recognised(studies, samples)
+    assert found["chance"] == 0.25 and found["steered"]["share"] == 0.875 and found["plain"]["share"] == 0.25
+    assert found["plain"]["low"] <= 0.25 <= found["plain"]["high"] and found["steered"]["low"] < 0.875
+    for name, (study, own) in zip("xy", zip(studies, samples, strict=True), strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps(study))
+        (tmp_path / name / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in own))
+    join([str(tmp_path / "page"), str(tmp_path / "x"), str(tmp_path / "y"), "--note", "How."])
+    shown = (tmp_path / "page" / "README.md").read_text(encoding="utf-8")
+    assert "88%" in shown and "3.5 times as many as by chance (25%)" in shown and shown.endswith("How.\n")
+    with pytest.raises(CurvekitError, match="differ in rows_digest"):
+        recognised([studies[0], told("y", [], rows_digest="other")], samples)
+    with pytest.raises(CurvekitError, match="'x' steers nothing"):
+        recognised([told("x", [])], samples[:1])
