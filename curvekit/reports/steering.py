@@ -123,10 +123,10 @@ def recognised(studies: Sequence[Mapping[str, Any]], samples: Sequence[Sequence[
             row[name] = float(np.mean(right))
         found["rows"].append(row)
     for name, of_labels in hits.items():
-        right = np.concatenate(of_labels)  # [labels * prompts, texts]
-        groups = np.stack([right.sum(1), np.full(len(right), right.shape[1])], axis=1)
+        every = np.concatenate(of_labels)  # [labels * prompts, texts]
+        groups = np.stack([every.sum(1), np.full(len(every), every.shape[1])], axis=1)
         low, high = cluster_interval(groups, ratio)
-        found[name] = {"share": float(right.mean()), "low": float(low), "high": float(high)}
+        found[name] = {"share": float(every.mean()), "low": low, "high": high}
     return found | {"chance": 1 / first["labels"]}
 
 
