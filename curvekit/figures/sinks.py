@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from curvekit.figures.drawing import canvas, colour, spoken_ticks, styled
 
@@ -41,7 +41,9 @@ def sinks_by_depth(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
             y = np.asarray(each[what], float)
             ax.plot(np.linspace(0, 1, len(y)), y, "o-", ms=4, lw=1.5, color=colour(name), mec="none")
         if what in ("first_token", "nobody"):
-            ax.set_ylim(-0.02, max(0.1, 1.1 * float(every.max())))
+            most = max(0.1, 1.1 * float(every.max()))
+            ax.set_ylim(-0.03 * most, most)
+            ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
         else:
             low, high = 0.8 * float(every.min()), 1.25 * float(every.max())
