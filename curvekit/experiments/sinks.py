@@ -41,18 +41,18 @@ def measure(model: Any, tokenizer: Any, texts: Sequence[str], corpus: str) -> di
 
     Texts are scored one at a time, whole: the scale of rounded activations is that of what is read at once.
     """
-    signature = {"corpus": by_name(corpus), "split": "test"}
-    score = lambda: score_documents(model, tokenizer, texts, batch_size=1, signature=signature)  # noqa: E731
-    began, found = time.perf_counter(), {"score": score().to_dict(), "rounded": {}}
+    began, signature = time.perf_counter(), {"corpus": by_name(corpus), "split": "test"}
+
+    def scored() -> dict[str, Any]:
+        found = score_documents(model, tokenizer, texts, batch_size=1, signature=signature)
+        return found.to_dict() | {"nll": np.round(found.nll, 4).tolist()}
+
+    row: dict[str, Any] = {"attention": str(getattr(model.config, "attention", "softmax")), "score": scored()}
+    row["rounded"] = {}
     for bits in BITS:
         with rounded(model, bits):
-            found["rounded"][str(bits)] = score().to_dict()
-    for each in (found["score"], *found["rounded"].values()):
-        each["nll"] = np.round(each["nll"], 4).tolist()
-    attention = str(getattr(model.config, "attention", "softmax"))
-    return found | asdict(traces(model, tokenizer, texts)) | {
-        "attention": attention, "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+            row["rounded"][str(bits)] = scored()
+    return row | asdict(traces(model, tokenizer, texts)) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
 def run_all(

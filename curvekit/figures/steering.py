@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, place_labels, shown, styled
+from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, place_labels, shown, spoken_ticks, styled
 
 SHADES = {"preface": "#7a5195", "codes": "#ef5675", "bag": "#a86b00", "attribute": "#c8553d", "vector": "#1f7a8c",
           "experts": "#4c956c"}  # fmt: skip
@@ -43,7 +43,7 @@ def success_against_perplexity(rows: Sequence[Mapping[str, Any]], label: str, no
             ax.plot(x, y, "o", ms=6, color=shade, mec=PAPER, zorder=4)
     if max(every[:, 0]) > 4 * min(every[:, 0]):
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        spoken_ticks(ax.xaxis, *ax.get_xlim())
     ax.set_ylim(-0.02, 1.02)
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     ax.set_xlabel("perplexity under another model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +175,11 @@ def test_styles_are_counted_over_all_labels_against_chance(tmp_path):
         recognised([studies[0], told("y", [], rows_digest="other")], samples)
     with pytest.raises(CurvekitError, match="'x' steers nothing"):
         recognised([told("x", [])], samples[:1])
+
+
+def test_the_committed_page_is_what_its_committed_study_says():
+    folder = Path(__file__).parents[2] / "reports" / "steering"
+    study, shown = json.loads((folder / "study.json").read_text()), (folder / "README.md").read_text(encoding="utf-8")
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    command = shown.partition("```\n")[2].partition("\n```")[0]
+    assert command.startswith("curvekit steering smollm2") and shown == page(study, samples, command)
