@@ -30,6 +30,12 @@ def names_of(results: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["name"] for row in results["rows"]))
 
 
+def by_depth(results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """What :func:`curvekit.figures.sinks_by_depth` draws."""
+    figures_of = ("first_token", "nobody", "kurtosis", "largest")
+    return {name: {each: by_layer(results, name, each) for each in figures_of} for name in names_of(results)}
+
+
 def by_layer(results: Mapping[str, Any], name: str, figure: str) -> list[float]:
     """A figure of each layer, the mean over seeds."""
     return np.mean([row[figure] for row in results["rows"] if row["name"] == name], axis=0).tolist()
@@ -101,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="with results.json and README.md")
     folder = parser.parse_args(arguments).folder
     results = load(folder / "results.json")
-    of_each = ("first_token", "nobody", "kurtosis", "largest")
-    models = {name: {each: by_layer(results, name, each) for each in of_each} for name in names_of(results)}
-    figures.save(figures.sinks_by_depth(models), "sinks", folder)
+    figures.save(figures.sinks_by_depth(by_depth(results)), "sinks", folder)
     page = folder / "README.md"
     if not page.exists():
         write_text(page, f"# Sinks, outliers and eight bits\n\n{BEGIN}\n{END}\n")
