@@ -39,6 +39,7 @@ _HOMES = {
     "price_of_a_vocabulary": "corpora",
     "quality_and_cost": "zoo",
     "success_against_perplexity": "steering",
+    "recognised": "steering",
     "price_of_languages": "corpora",
     "calibration": "frequency",
     "sinks_by_depth": "sinks",

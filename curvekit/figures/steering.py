@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, place_labels, shown, spoken_ticks, styled
+from curvekit.figures.drawing import (
+    INK,
+    MUTED,
+    PAPER,
+    SMALL,
+    canvas,
+    name_rows,
+    place_labels,
+    shown,
+    spoken_ticks,
+    styled,
+)
 
 SHADES = {"preface": "#7a5195", "codes": "#ef5675", "bag": "#a86b00", "attribute": "#c8553d", "vector": "#1f7a8c",
           "experts": "#4c956c"}  # fmt: skip
@@ -65,4 +76,30 @@ def success_against_perplexity(rows: Sequence[Mapping[str, Any]], label: str, no
         spots = np.array([[row["perplexity"], row["success"]] for row in own])
         words, shade = [f"{row['strength']:g}" for row in own], SHADES.get(way, INK)
         place_labels(ax, spots, words, np.concatenate([every, *lines]), size=8, color=shade)
+    return figure
+
+
+@styled
+def recognised(rows: Sequence[Mapping[str, Any]], chance: float) -> Figure:
+    """How often a judge finds the label that was sought, label by label: not steered (hollow) and steered (filled).
+
+    Args:
+        rows: ``label``, ``plain`` and ``steered``, shares of texts.
+        chance: that of a judge who guesses.
+    """
+    figure = canvas(
+        "Is the style recognised?",
+        "Texts that a judge of words, which took no part, gives the label that was sought: filled with it, hollow "
+        "without. Dotted: chance.",
+        1.1 + 0.3 * len(rows),
+    )
+    ax = figure.subplots()
+    name_rows(ax, [row["label"] for row in rows])
+    ax.axvline(chance, color=MUTED, lw=1.2, ls=":")
+    for y, row in enumerate(rows):
+        ax.plot([row["plain"], row["steered"]], [y, y], color=SHADES["codes"], lw=2, alpha=0.5)
+        ax.plot(row["plain"], y, "o", ms=7, color=INK, mfc=PAPER, mew=1.4)
+        ax.plot(row["steered"], y, "o", ms=7, color=SHADES["codes"])
+    ax.set_xlim(-0.02, 1.02)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     return figure

@@ -116,6 +116,7 @@ def recognised(studies: Sequence[Mapping[str, Any]], samples: Sequence[Sequence[
         if steered is None:
             raise CurvekitError(f"the study of {study['label']!r} steers nothing; give it a way")
         row = {"label": study["label"], "way": steered["way"], "strength": steered["strength"]}
+        row["text"] = next(each for each in own if each["way"] == steered["way"])
         for name, wanted in (("plain", _as_it_is(study)), ("steered", steered)):
             of_way = (wanted["way"], wanted["strength"])
             right = [each["success"] for each in own if (each["way"], each["strength"]) == of_way]
@@ -142,15 +143,19 @@ def styles_page(studies: Sequence[Mapping[str, Any]], found: Mapping[str, Any], 
         "# Styles that a judge recognises",
         f"Of texts with the way {way['way']} at strength {way['strength']:g}, {steered['share']:.0%} "
         f"[{steered['low']:.0%}, {steered['high']:.0%}] are found to have the label that was sought, "
-        f"{steered['share'] / chance:.1f} times as many as by chance ({chance:.0%}); of texts of the same model "
+        f"{steered['share'] / chance:.1f} times as many as by chance ({100 * chance:.3g} %); of texts of the same model "
         f"without it {plain['share']:.0%} [{plain['low']:.0%}, {plain['high']:.0%}].",
+        "![How often each style is recognised](figures/recognised.png)",
         markdown_table(rows),
         f"The judge knows words, was trained on {first['judge_rows']:,} rows that trained no model, and is right on "
         f"{first['judge_accuracy']:.1%} of {first['test_rows']:,} held-out ones. For each label "
         f"{len(first['prompts'])} prompts, {first['count']} texts each of {first['tokens']} tokens, seed "
         f"{first['seed']}; intervals are over prompts and labels together.",
         note,
-    ]
+        "## The first text of each, steered",
+        *(f"{quoted(row['label'])}\n\n> {quoted(row['text']['prompt'])} **⟶**{quoted(row['text']['text'])}"
+          for row in found["rows"]),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -169,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require(each, STUDY)
     studies = [read_json(each / "study.json") for each in given.studies]
     found = recognised(studies, [read_jsonl(each / "samples.jsonl") for each in given.studies])
+    figures.save(figures.recognised(found["rows"], found["chance"]), "recognised", given.folder)
     write_text(given.folder / "README.md", styles_page(studies, found, given.note))
 
 

@@ -170,7 +170,9 @@ def test_styles_are_counted_over_all_labels_against_chance(tmp_path):
         (tmp_path / name / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in own))
     join([str(tmp_path / "page"), str(tmp_path / "x"), str(tmp_path / "y"), "--note", "How."])
     shown = (tmp_path / "page" / "README.md").read_text(encoding="utf-8")
-    assert "88%" in shown and "3.5 times as many as by chance (25%)" in shown and shown.endswith("How.\n")
+    assert "88%" in shown and "3.5 times as many as by chance (25 %)" in shown and "\n\nHow.\n\n" in shown
+    assert shown.count("**⟶**") == 2 and "<b>" not in shown
+    assert is_figure(tmp_path / "page" / "figures" / "recognised.svg")
     with pytest.raises(CurvekitError, match="differ in rows_digest"):
         recognised([studies[0], told("y", [], rows_digest="other")], samples)
     with pytest.raises(CurvekitError, match="'x' steers nothing"):

@@ -326,6 +326,14 @@ def calibration():
     )
 
 
+def recognised():
+    rows = [
+        {"label": label, "plain": 0.1, "steered": share}
+        for label, share in zip(TOKENS[:5], (1, 0.8, 0.6, 0.3, 0), strict=True)
+    ]
+    return figures.recognised(rows, 0.125)
+
+
 def sinks_by_depth():
     layers = np.arange(1, 9)
     return figures.sinks_by_depth(
@@ -351,7 +359,7 @@ GALLERY = [
     preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
     document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
-    quality_and_cost, sinks_by_depth,
+    quality_and_cost, recognised, sinks_by_depth,
 ]  # fmt: skip
 
 
