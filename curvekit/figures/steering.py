@@ -102,4 +102,5 @@ def recognised(rows: Sequence[Mapping[str, Any]], chance: float) -> Figure:
         ax.plot(row["steered"], y, "o", ms=7, color=SHADES["codes"])
     ax.set_xlim(-0.02, 1.02)
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    ax.set_xlabel("texts with the label")
     return figure

@@ -143,8 +143,8 @@ def styles_page(studies: Sequence[Mapping[str, Any]], found: Mapping[str, Any], 
         "# Styles that a judge recognises",
         f"Of texts with the way {way['way']} at strength {way['strength']:g}, {steered['share']:.0%} "
         f"[{steered['low']:.0%}, {steered['high']:.0%}] are found to have the label that was sought, "
-        f"{steered['share'] / chance:.1f} times as many as by chance ({100 * chance:.3g} %); of texts of the same model "
-        f"without it {plain['share']:.0%} [{plain['low']:.0%}, {plain['high']:.0%}].",
+        f"{steered['share'] / chance:.1f} times as many as by chance ({100 * chance:.3g} %); of texts of the same "
+        f"model without it {plain['share']:.0%} [{plain['low']:.0%}, {plain['high']:.0%}].",
         "![How often each style is recognised](figures/recognised.png)",
         markdown_table(rows),
         f"The judge knows words, was trained on {first['judge_rows']:,} rows that trained no model, and is right on "
