@@ -195,7 +195,7 @@ class _Work:
         trainer = make_trainer(config, self.policy, rows, folder, diary, self.rewards if online else None)
         if config.method not in ("reward", "sft"):
             known = config.method in ("dpo", "kto")
-            self._check(partial(first_batch, trainer, config.batch_size) if known else None)
+            self._check(partial(first_batch, trainer, config.held) if known else None)
         cached = self.policy.model.config.use_cache
         if checkpoint is None or not is_last(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

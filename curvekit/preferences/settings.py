@@ -17,7 +17,7 @@ ONLINE = ("ppo", "grpo", "rloo")  # learn from the rewards of what the model wri
 METHODS = (*OFFLINE, *ONLINE)
 _RATES = {"dpo": 5e-4, "kto": 5e-4, "sft": 5e-4, "reward": 1e-3, "ppo": 1e-3, "grpo": 5e-4, "rloo": 5e-4}
 _BETAS = {"dpo": 0.1, "kto": 0.1, "sft": 0.0, "reward": 0.0, "ppo": 0.05, "grpo": 0.05, "rloo": 0.05}
-_SMALLER = {"smollm2": {"batch_size": 4}}
+_SMALLER = {"smollm2": {"batch_size": 4, "at_once": 1}}
 
 
 @dataclass
@@ -68,6 +68,9 @@ class PreferenceConfig(Settings):
     sft_weight: float = setting(0.0, "weight of the chosen answer's cross-entropy beside DPO's loss", least=0)
     steps: int = setting(60, "optimiser steps; of ppo, rounds of writing and learning", least=1)
     batch_size: int = setting(None, "pairs, or answers, of a step (default: 16; smollm2 4)", least=1)
+    at_once: int | None = setting(
+        None, "dpo: pairs of a step that are held in memory together (default: all; smollm2 1)", least=1, result=False
+    )
     learning_rate: float | None = setting(None, "highest rate (default: 5e-4; ppo and reward 1e-3)", least=0)
     warmup: float = setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
     clip: float = setting(1.0, "largest gradient norm; 0 clips nothing", least=0)
@@ -136,6 +139,14 @@ class PreferenceConfig(Settings):
             raise CurvekitError(
                 f"batch_size is {self.batch_size}, which {self.minibatches} minibatches cannot share; give a multiple"
             )
+        if self.at_once is not None and not self._summed:
+            raise CurvekitError(
+                f"at_once is {self.at_once}, and only DPO's own loss is the mean of its pairs' losses; leave it out"
+            )
+        if self.batch_size % self.held:
+            raise CurvekitError(
+                f"batch_size is {self.batch_size}, which cannot be held {self.held} at once; give a divisor as at_once"
+            )
         if self.method == "ppo" and self.temperature != 1:
             raise CurvekitError(
                 f"temperature is {self.temperature:g}, and ppo learns of the distribution that it draws from; leave it "
@@ -144,6 +155,16 @@ class PreferenceConfig(Settings):
         if self.method in ("dpo", "kto") and self.beta == 0:
             raise CurvekitError(f"beta is 0, and the loss of {self.method} then teaches nothing; give 0.1")
         return self
+
+    @property
+    def held(self) -> int:
+        """Pairs, or answers, of a step that are in memory together; gradients are summed over the others."""
+        few = self.at_once or (_SMALLER.get(self.base, {}).get("at_once") if self._summed else None)
+        return few or self.batch_size
+
+    @property
+    def _summed(self) -> bool:
+        return self.method == "dpo" and not self.sft_weight
 
     def slug(self) -> str:
         """A folder name: ``dpo-mini-full_sentence-seed0``."""

@@ -211,7 +211,8 @@ def _arguments(config: PreferenceConfig, folder: Path) -> dict[str, Any]:
     given: dict[str, Any] = {
         "output_dir": str(folder.resolve() / "checkpoints"),
         "max_steps": config.steps,
-        "per_device_train_batch_size": config.batch_size,
+        "per_device_train_batch_size": config.held,
+        "gradient_accumulation_steps": config.batch_size // config.held,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": math.ceil(config.warmup * config.steps),
@@ -235,7 +236,7 @@ def _arguments(config: PreferenceConfig, folder: Path) -> dict[str, Any]:
         given["disable_dropout"] = True
     if config.method in ("dpo", "kto"):
         given |= {"beta": config.beta, "max_length": None, "precompute_ref_log_probs": True}
-        given |= {"precompute_ref_batch_size": config.batch_size}
+        given |= {"precompute_ref_batch_size": config.held}
     if config.method == "dpo":
         losses = [config.loss] + (["sft"] if config.sft_weight else [])
         given |= {"loss_type": losses, "loss_weights": [1.0, config.sft_weight][: len(losses)]}

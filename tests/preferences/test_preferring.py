@@ -131,6 +131,18 @@ def test_a_policy_that_is_not_its_reference_is_refused(config, tmp_path):
     assert not (tmp_path / "invariants.json").exists()
 
 
+def test_a_step_in_parts_is_the_step(config, finished, tmp_path):
+    whole, parts = finished("dpo"), prefer(config(method="dpo", at_once=1), tmp_path / "run", progress="none")
+    assert parts.config.held == 1 and whole.config.held == whole.config.batch_size == 4
+    assert [row["step"] for row in parts.history] == [row["step"] for row in whole.history]
+    for mine, theirs in zip(parts.history, whole.history, strict=True):
+        for name in ("loss", "reward_margin", "grad_norm"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-2, abs=1e-6), name
+    assert PreferenceConfig(base="smollm2", rule=RULE).held == 1
+    assert PreferenceConfig(base="smollm2", rule=RULE, batch_size=3).validate().held == 1
+    assert PreferenceConfig(base="smollm2", rule=RULE, method="kto").held == 4
+
+
 def test_a_reference_that_was_opened_again_from_elsewhere_is_refused(config, tmp_path):
     policy = start(config(adapter="none"))
     rollout = write(policy.model, policy.tokenizer, [[1, 2, 3]], 4, seed=0)
@@ -264,6 +276,9 @@ def test_prompts_longer_than_the_model_are_named(config, tmp_path):
         ({"method": "ppo", "batch_size": 3}, "minibatches cannot share"),
         ({"method": "ppo", "temperature": 0.7}, "learns of the distribution that it draws from"),
         ({"beta": 0.0}, "teaches nothing"),
+        ({"method": "kto", "at_once": 2}, "only DPO's own loss is the mean of its pairs' losses"),
+        ({"sft_weight": 0.5, "at_once": 2}, "only DPO's own loss is the mean of its pairs' losses"),
+        ({"batch_size": 4, "at_once": 3}, "cannot be held 3 at once"),
         ({"rule": "no_number"}, "did you mean 'no_numbers'"),
         ({"method": "dpp"}, "unknown method 'dpp'; did you mean 'ppo' or 'dpo'"),
     ],
