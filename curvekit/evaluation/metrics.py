@@ -25,7 +25,7 @@ import curvekit
 from curvekit.causality import warn_if_leaking
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.scripts import WordTokenizer, bleu_tokenizer
-from curvekit.files import finite
+from curvekit.files import by_name, finite
 from curvekit.modes import evaluating
 from curvekit.shapes import require
 from curvekit.text.tokenization import encodable, start_token
@@ -149,6 +149,12 @@ class LanguageModelScore:
             **arrays,
             "token_nll": kept,
         }
+
+    def published(self) -> dict[str, Any]:
+        """As :meth:`to_dict`, for others to read: nats to four places, and no folder of this machine."""
+        signature = {name: by_name(value) for name, value in self.signature.items()}
+        nats = [finite(x) for x in np.round(self.nll, 4).tolist()]
+        return self.to_dict() | {"nll": nats, "signature": signature}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], source: object = "this score") -> LanguageModelScore:

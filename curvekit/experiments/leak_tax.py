@@ -18,8 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.evaluation.prefixes import BothWays, score_both_ways
 from curvekit.files import by_name, read_json, write_json
@@ -64,7 +62,7 @@ def run_all(
         wanted = RunConfig.from_dict(config.to_dict() | {"recipe": recipe, "model": model, "seed": seed})
         run = train(wanted, folder / "runs" / f"{arm.replace(', ', '-').replace(' ', '-')}-seed{seed}")
         both = score_both_ways(run.model(), run.tokenizer(), texts, tokens=tokens)
-        scores = {way: _kept(score) for way, score in both._asdict().items()}
+        scores = {way: score.published() for way, score in both._asdict().items()}
         seconds = round(time.perf_counter() - began, 1)
         held["rows"].append({"arm": arm, "recipe": recipe, "seed": seed, **scores, "seconds": seconds})
         write_json(path, held)
@@ -73,12 +71,6 @@ def run_all(
             file=sys.stderr,
         )
     return held
-
-
-def _kept(score: LanguageModelScore) -> dict[str, Any]:
-    """A score for others to read: nats to four places, and no folder of this machine."""
-    signature = {name: by_name(value) for name, value in score.signature.items()}
-    return score.to_dict() | {"nll": np.round(score.nll, 4).tolist(), "signature": signature}
 
 
 def load(path: Path) -> dict[str, Any]:

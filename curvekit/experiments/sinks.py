@@ -17,8 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
@@ -44,8 +42,7 @@ def measure(model: Any, tokenizer: Any, texts: Sequence[str], corpus: str) -> di
     began, signature = time.perf_counter(), {"corpus": by_name(corpus), "split": "test"}
 
     def scored() -> dict[str, Any]:
-        found = score_documents(model, tokenizer, texts, batch_size=1, signature=signature)
-        return found.to_dict() | {"nll": np.round(found.nll, 4).tolist()}
+        return score_documents(model, tokenizer, texts, batch_size=1, signature=signature).published()
 
     row: dict[str, Any] = {"attention": str(getattr(model.config, "attention", "softmax")), "score": scored()}
     row["rounded"] = {}
