@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.several import measured
-from curvekit.cli.readme import fill
+from curvekit.evaluation.results import fill
 
 GB = 1e9
 BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"

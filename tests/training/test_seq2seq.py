@@ -152,7 +152,8 @@ def test_evaluate_gives_the_figures_of_the_run(run, rows, capsys):
     assert "8 targets given their sources" in out and "no perplexity of whole texts" in out
     with_keys = told(capsys, "evaluate", run.folder, "--corpus", rows, "--source-key", "document",
                      "--target-key", "summary", "--batch-size", 1)[1]  # fmt: skip
-    assert with_keys.splitlines()[:4] == out.splitlines()[:4]
+    figures = [[float(line.split()[-1]) for line in text.splitlines()[:4]] for text in (with_keys, out)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)  # another batch sums in another order
 
 
 def test_generate_writes_a_target_and_check_finds_nothing(run, capsys):
