@@ -15,7 +15,8 @@ and of what the layer leaves in the residual stream, x of one position with mean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.inspection import attention_of
-from curvekit.modes import evaluating
 from curvekit.steering.states import blocks_of
 from curvekit.text.tokenization import start_token
 
@@ -58,10 +58,11 @@ def traces(
         raise CurvekitError("no text has a token to look at; give texts")
     attention, residual = [], []
     for ids in read:
-        found = attention_of(model, tokenizer, ids)
+        with _watched(model) as left:
+            found = attention_of(model, tokenizer, ids)
         weights = found.weights[:, :, 1:]  # [layers, heads, queries, keys]
         attention.append(torch.stack([weights[..., 0].mean((1, 2)), 1 - weights.sum(-1).mean((1, 2))]))
-        residual.append(_residual(model, ids))
+        residual.append([torch.stack(each) for each in zip(*left, strict=True)])
     first, nobody = torch.stack(attention).mean(0)
     largest = torch.stack([each[1] for each in residual]).amax(0)
     positions = torch.tensor([len(ids) for ids in read], dtype=torch.float64)
@@ -81,8 +82,9 @@ def _ids(tokenizer: Any, text: str, tokens: int) -> list[int]:
     return [start_token(tokenizer), *ids[: tokens - 1]]
 
 
-def _residual(model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Of each block the mean kurtosis over positions and the largest value: ``[blocks]`` each."""
+@contextmanager
+def _watched(model: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Of each block that reads one text within it, the mean kurtosis over positions and the largest value."""
     found: list[tuple[Tensor, Tensor]] = []
 
     def keep(block: Any, inputs: Any, output: Any) -> None:
@@ -91,9 +93,7 @@ def _residual(model: Any, ids: list[int]) -> tuple[Tensor, Tensor]:
 
     hooks = [block.register_forward_hook(keep) for block in blocks_of(model)]
     try:
-        with evaluating(model):
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack([each[0] for each in found]), torch.stack([each[1] for each in found])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from curvekit import figures
-from curvekit.evaluation.results import BEGIN, END, fill, markdown_table
-from curvekit.evaluation.significance import PairedDifference, paired_bootstrap
+from curvekit.evaluation.outliers import Traces
+from curvekit.evaluation.results import BEGIN, END, fill, interval, markdown_table
+from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.sinks import BITS, costs_of, load, scores_of
 from curvekit.files import write_text
 
@@ -32,8 +34,8 @@ def names_of(results: Mapping[str, Any]) -> list[str]:
 
 def by_depth(results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     """What :func:`curvekit.figures.sinks_by_depth` draws."""
-    figures_of = ("first_token", "nobody", "kurtosis", "largest")
-    return {name: {each: by_layer(results, name, each) for each in figures_of} for name in names_of(results)}
+    of_each = [each.name for each in fields(Traces)]
+    return {name: {each: by_layer(results, name, each) for each in of_each} for name in names_of(results)}
 
 
 def by_layer(results: Mapping[str, Any], name: str, figure: str) -> list[float]:
@@ -53,8 +55,8 @@ def rows_of(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str
             "perplexity": f"{math.exp(fmean(each.loss for each in scores)):.2f}",
         }
         for bits in BITS:
-            row[f"{bits} bits cost, nats a token"] = _interval(
-                paired_bootstrap(scores_of(results, name, bits), scores, samples)
+            row[f"{bits} bits cost, nats a token"] = interval(
+                vars(paired_bootstrap(scores_of(results, name, bits), scores, samples))
             )
         row |= {
             "to the first token": f"{100 * max(by_layer(results, name, 'first_token')):.0f} %",
@@ -75,16 +77,12 @@ def contrasts(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[s
         alike = own[0].signature["tokenizer_hash"] == base[0].signature["tokenizer_hash"]
         if not alike or len(own) != len(base):
             continue
-        row = {"model": f"{name} − {first}", "nats a token": _interval(paired_bootstrap(own, base, samples))}
+        row = {"model": f"{name} − {first}", "nats a token": interval(vars(paired_bootstrap(own, base, samples)))}
         for bits in BITS:
             apart = paired_bootstrap(costs_of(results, name, bits), costs_of(results, first, bits), samples)
-            row[f"{bits} bits cost more by"] = _interval(apart)
+            row[f"{bits} bits cost more by"] = interval(vars(apart))
         rows.append(row)
     return rows
-
-
-def _interval(apart: PairedDifference) -> str:
-    return f"{apart.difference:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
 
 
 def told(results: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def page(study: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], command
     ]
     for way in dict.fromkeys(row["way"] for row in study["rows"]):
         best = max((row for row in study["rows"] if row["way"] == way), key=lambda row: row["success"])
-        own = [each for each in samples if (each["way"], each["strength"]) == (way, best["strength"])]
+        own = _texts_of(best, samples)
         parts.append(f"### {way} {best['strength']:g}" if best["strength"] else "### As it is")
         parts += [f"> {quoted(each['prompt'])} **⟶**{quoted(each['text'])}" for each in own[:SHOWN]]
     return "\n\n".join(parts) + "\n"
@@ -116,10 +116,9 @@ def recognised(studies: Sequence[Mapping[str, Any]], samples: Sequence[Sequence[
         if steered is None:
             raise CurvekitError(f"the study of {study['label']!r} steers nothing; give it a way")
         row = {"label": study["label"], "way": steered["way"], "strength": steered["strength"]}
-        row["text"] = next(each for each in own if each["way"] == steered["way"])
+        row["text"] = _texts_of(steered, own)[0]
         for name, wanted in (("plain", _as_it_is(study)), ("steered", steered)):
-            of_way = (wanted["way"], wanted["strength"])
-            right = [each["success"] for each in own if (each["way"], each["strength"]) == of_way]
+            right = [each["success"] for each in _texts_of(wanted, own)]
             hits[name].append(np.array(right, float).reshape(len(study["prompts"]), -1))
             row[name] = float(np.mean(right))
         found["rows"].append(row)
@@ -157,6 +156,11 @@ def styles_page(studies: Sequence[Mapping[str, Any]], found: Mapping[str, Any], 
           for row in found["rows"]),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _texts_of(row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The samples that a row of a study counts."""
+    return [each for each in samples if (each["way"], each["strength"]) == (row["way"], row["strength"])]
 
 
 def _as_it_is(study: Mapping[str, Any]) -> Mapping[str, Any]:
