@@ -24,7 +24,7 @@ from curvekit.experiments.ladder import PLAIN, Candidate, load_results
 from curvekit.files import read_json, write_json, write_text
 from curvekit.ownership import replaced
 from curvekit.text.corpora import text_revision
-from curvekit.training.cards import BASE, SHOWN, continuations, loaded, measured, quoted, require_place
+from curvekit.training.cards import BASE, SHOWN, continuations, continued, loaded, measured, require_place
 from curvekit.training.checkpoints import writing
 from curvekit.training.pretraining import UNKNOWN, gather
 
@@ -201,9 +201,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         | {f"{text}, nats a token": f"{row[split]:.4f}" for split, text in _SPLITS.items() if split in row}
         for row in sorted(card["tried"], key=lambda row: row["candidate"] != PLAIN)
     ]
-    written = "\n\n---\n\n".join(
-        f"> {quoted(each['prompt'])} **⟶**{quoted(each['continuation'])}" for each in card["samples"]
-    )
+    written = "\n\n---\n\n".join(continued(each["prompt"], each["continuation"]) for each in card["samples"])
     return _TEMPLATE.format(
         **{name: card[name] for name in ("name", "recipe", "parameters", "trained_parameters", "vocabulary")},
         **card["shape"],

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.results import markdown_table
+from curvekit.evaluation.results import interval, markdown_table
 from curvekit.evaluation.significance import holm
 from curvekit.experiments.ladder import PLAIN, RUNGS, as_latex, as_markdown, difference, load_results, table
 from curvekit.files import write_text
@@ -106,7 +106,7 @@ def contrast_cells(row: Mapping[str, Any]) -> dict[str, str]:
         "a": row["a"],
         "minus b": row["b"],
         "seeds": str(row["seeds"]),
-        "nats a token [95 %]": f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]",
+        "nats a token [95 %]": interval(row),
         "perplexity": f"{row['relative_perplexity']:+.1%}",
         "p (Holm)": f"{row['p_holm']:.4f}",
         "a is": row["verdict"],

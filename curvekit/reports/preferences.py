@@ -27,7 +27,7 @@ from curvekit.files import read_json, write_json, write_text
 from curvekit.preferences.measuring import END
 from curvekit.preferences.ratings import read_ratings, win_rates
 from curvekit.preferences.runs import PreferenceRun, load_preferences
-from curvekit.training.cards import quoted
+from curvekit.training.cards import continued
 
 RESULTS = {"conditions": {str: {"settings": dict, "runs": [dict]}}}
 _PATHS = ("base", "pairs", "reward", "prompts", "data_dir", "held_out", "corpus")  # whose folders are nobody's business
@@ -210,8 +210,8 @@ def page(results: Mapping[str, Any]) -> str:
         text.append(f"### {name}")
         for sample in condition["runs"][0]["texts"][:_SHOWN]:
             text.append(
-                f"> {quoted(sample['prompt'])} **⟶**{quoted(sample['before'])}\n\n"
-                f"> {quoted(sample['prompt'])} **⟹**{quoted(sample['after'])}"
+                f"{continued(sample['prompt'], sample['before'])}\n\n"
+                f"{continued(sample['prompt'], sample['after'], '⟹')}"
             )
     names = {name: name.split(",")[0].lower().replace(" ", "-") for name in conditions}
     commands = [

@@ -22,7 +22,7 @@ from curvekit.evaluation.results import markdown_table
 from curvekit.experiments.steering import STUDY
 from curvekit.files import read_json, read_jsonl, write_text
 from curvekit.ownership import require
-from curvekit.training.cards import quoted
+from curvekit.training.cards import continued, quoted
 
 DEAREST = 1.3  # times the perplexity of texts that are not steered
 SHOWN = 3  # texts of each way
@@ -80,7 +80,7 @@ def page(study: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], command
         best = max((row for row in study["rows"] if row["way"] == way), key=lambda row: row["success"])
         own = _texts_of(best, samples)
         parts.append(f"### {way} {best['strength']:g}" if best["strength"] else "### As it is")
-        parts += [f"> {quoted(each['prompt'])} **⟶**{quoted(each['text'])}" for each in own[:SHOWN]]
+        parts += [continued(each["prompt"], each["text"]) for each in own[:SHOWN]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -152,7 +152,7 @@ def styles_page(studies: Sequence[Mapping[str, Any]], found: Mapping[str, Any], 
         f"{first['seed']}; intervals are over prompts and labels together.",
         note,
         "## The first text of each, steered",
-        *(f"{quoted(row['label'])}\n\n> {quoted(row['text']['prompt'])} **⟶**{quoted(row['text']['text'])}"
+        *(f"{quoted(row['label'])}\n\n{continued(row['text']['prompt'], row['text']['text'])}"
           for row in found["rows"]),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curvekit.evaluation.results import markdown_table, number
+from curvekit.evaluation.results import interval, markdown_table, number
 from curvekit.evaluation.zoo import COSTS, NOTHING, REST, ROW, overhead, refusals, taken
 from curvekit.figures.drawing import is_figure, save
 from curvekit.figures.zoo import quality_and_cost
@@ -156,8 +156,10 @@ def _difference(pair: Mapping[str, Any] | None, is_first: bool) -> dict[str, str
         return {DIFFERENCE: "not compared", "verdict": "" if pair is None else pair["why_not"]}
     if pair.get("low") is None:
         return {DIFFERENCE: "n/a", "verdict": pair["verdict"]}
-    text = f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]"
-    return {DIFFERENCE: text, "verdict": pair["verdict"] + (" (the rest)" if pair["of"] == "the rest" else "")}
+    return {
+        DIFFERENCE: interval(pair),
+        "verdict": pair["verdict"] + (" (the rest)" if pair["of"] == "the rest" else ""),
+    }
 
 
 def block(folder: str | Path) -> str:

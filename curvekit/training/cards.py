@@ -296,9 +296,7 @@ def markdown(card: dict[str, Any]) -> str:
         "matrices in": training["precision"],
         "seed": str(settings["seed"]),
     }
-    written = "\n\n---\n\n".join(
-        f"> {quoted(each['prompt'])} **⟶**{quoted(each['continuation'])}" for each in card["samples"]
-    )
+    written = "\n\n---\n\n".join(continued(each["prompt"], each["continuation"]) for each in card["samples"])
     return _TEMPLATE.format(
         parameters=card["parameters"],
         vocabulary=card["vocabulary"],
@@ -318,6 +316,11 @@ def markdown(card: dict[str, Any]) -> str:
         samples=written,
         tokens=training["train_tokens"],
     )
+
+
+def continued(prompt: str, text: str, arrow: str = "⟶") -> str:
+    """A prompt and what follows it, as a quotation in Markdown."""
+    return f"> {quoted(prompt)} **{arrow}**{quoted(text)}"
 
 
 def quoted(text: str) -> str:
