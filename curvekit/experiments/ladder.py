@@ -55,7 +55,7 @@ RUNGS = {
     "medium": Rung(1_000, ("validation", "test"), 512),
     "long": Rung(16_000, ("validation", "test", "other"), 256),
 }
-OWN = ("learning_rate", "own_rate", "weight_decay")  # what a candidate may set of its training
+OWN = ("learning_rate", "own_rate", "weight_decay", "steps")  # what a candidate may set of its training
 PLAIN = "plain"
 BRIEF_LOSSES = 125  # of a run in a brief collection
 
@@ -93,7 +93,7 @@ class Candidate:
         return re.sub(r"[^\w.+-]+", "-", self.name)
 
     def config(self, rung: Rung, seed: int, **settings: Any) -> LeanConfig:
-        return LeanConfig(steps=rung.steps, seed=seed, stride=rung.stride, **{**settings, **self.training})
+        return LeanConfig(**{"steps": rung.steps, "seed": seed, "stride": rung.stride, **settings, **self.training})
 
     def build(self, seed: int, encoder: str, tokenizer: Any, base: str = "mini") -> Any:
         """The model with random weights, on the CPU; every candidate of a seed has the same in the base's part."""
@@ -413,16 +413,20 @@ def load_results(source: str | Path, rung: str) -> dict[str, list[dict[str, Any]
     return {name: sorted(results, key=lambda each: each["seed"]) for name, results in found.items()}
 
 
-def comparable(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> None:
+def comparable(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], steps: bool = True) -> None:
     """Refuse to compare runs of other seeds, budget, data order or tokens.
+
+    Args:
+        steps: whether they must have trained for as many.
 
     Raises:
         CurvekitError: it names what differs.
     """
-    free = {*OWN, "stride"}
+    budget = ("tokens", "order") if steps else ()
+    free = {*OWN, "stride"} - ({"steps"} if steps else set())
     for x, y in zip(a, b, strict=False):
         pairs = {k: (x["settings"][k], y["settings"][k]) for k in sorted(x["settings"].keys() - free)}
-        pairs |= {name: (x[name], y[name]) for name in ("rung", "seed", "tokens", "order", "corpus")}
+        pairs |= {name: (x[name], y[name]) for name in ("rung", "seed", *budget, "corpus")}
         differing = [f"{name} ({one} against {other})" for name, (one, other) in pairs.items() if one != other]
         if differing:
             raise CurvekitError(f"{x['candidate']} and {y['candidate']} differ in {', '.join(differing)}")
@@ -439,10 +443,10 @@ def difference(
         CurvekitError: as :func:`comparable`.
     """
     comparable(a, b)
-    return paired_bootstrap([_score(each, split) for each in a], [_score(each, split) for each in b], samples)
+    return paired_bootstrap([score_of(each, split) for each in a], [score_of(each, split) for each in b], samples)
 
 
-def _score(result: Mapping[str, Any], split: str) -> LanguageModelScore:
+def score_of(result: Mapping[str, Any], split: str) -> LanguageModelScore:
     if split not in result["scores"]:
         raise CurvekitError(f"{result['candidate']} at the rung {result['rung']} has no scores of {split!r}")
     return LanguageModelScore.from_dict({**result["scores"][split], "token_nll": []})
@@ -453,18 +457,21 @@ def table(
 ) -> list[dict[str, Any]]:
     """A row a candidate, best first: loss, perplexity, bits a byte of each kind of source, difference to a baseline.
 
-    Seeds that a candidate and the baseline both have are compared.
+    Seeds that a candidate and the baseline both have are compared. Who trained for more or fewer steps than the rung's
+    is left out; see :mod:`curvekit.experiments.equal_time`.
     """
     results = load_results(folder, rung)
     if baseline not in results:
         raise CurvekitError(f"the rung {rung} in {folder} has no result of the baseline {baseline!r}")
     rows = []
     for name, runs in results.items():
+        if "steps" in Candidate.parse(name).training:
+            continue
         seeds = {run["seed"] for run in runs} & {run["seed"] for run in results[baseline]}
         mine, theirs = ([r for r in each if r["seed"] in seeds] for each in (runs, results[baseline]))
         if not mine:
             continue
-        scores = [_score(run, split) for run in mine]
+        scores = [score_of(run, split) for run in mine]
         row: dict[str, Any] = {
             "candidate": name,
             "seeds": len(mine),

@@ -2,9 +2,10 @@
 
     python -m curvekit.experiments.sinks FOLDER plain=runs/plain softemax=runs/softemax --data-dir path/to/texts
 
-measures every NAME=RUN_OR_BASE on the same beginnings of test documents and leaves ``results.json``; a name that is
-given several times is several seeds, and what was measured is not measured again. ``python -m curvekit.reports.sinks
-FOLDER`` makes the page of it.
+measures every NAME=MODEL on the same beginnings of test documents and leaves ``results.json``. A model is a run, a
+base, ``base:recipe``, or ``base:sink@0.05``: a conversion, whose sinks begin where they take at most that share of any
+query's attention (:mod:`curvekit.conversion`). A name that is given several times is several seeds, and what was
+measured is not measured again. ``python -m curvekit.reports.sinks FOLDER`` makes the page of it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from curvekit.bases.opening import open_model
+import torch
+
+from curvekit.conversion import calibrate
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.evaluation.outliers import traces
 from curvekit.evaluation.quantisation import rounded
+from curvekit.evaluation.zoo import open_named
 from curvekit.files import by_name, read_json, write_json
 from curvekit.text.corpora import load_corpus
+from curvekit.text.packing import pack
 
 BITS = (8, 6)
+CALIBRATED_ON = (8, 256)  # blocks, and tokens of each, of the first training documents
 RESULTS = {
     "corpus": str, "characters": int, "documents": int, "rows": [{
         "name": str, "model": str, "attention": str, "score": SCORE, "rounded": dict, "first_token": [float],
@@ -52,6 +58,30 @@ def measure(model: Any, tokenizer: Any, texts: Sequence[str], corpus: str) -> di
     return row | asdict(traces(model, tokenizer, texts)) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
+def opened(model: str, train: Sequence[str]) -> tuple[Any, Any]:
+    """A model as the module's docstring names it, and its tokeniser; ``train`` are texts to calibrate sinks on.
+
+    Raises:
+        CurvekitError: there is no such model, it has no sinks, or a share that is none.
+    """
+    name, at, share = model.rpartition("@")
+    if not at or Path(model).exists():
+        return open_named(model)
+    found, tokenizer = open_named(name)
+    blocks, tokens = CALIBRATED_ON
+    text = pack(train[:100], tokenizer, min(tokens, found.config.max_position_embeddings), progress=False)
+    rows = [text[i]["input_ids"] for i in range(min(blocks, len(text)))]
+    calibrate(found, torch.stack(rows).to(found.device), _share(share))
+    return found, tokenizer
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CurvekitError(f"{text!r} after the @ is no share; give a number between 0 and 1, such as 0.05") from None
+
+
 def run_all(
     folder: Path,
     models: Sequence[tuple[str, str]],
@@ -66,7 +96,8 @@ def run_all(
         CurvekitError: the folder holds results on other texts.
     """
     path, settings = folder / "results.json", {"corpus": by_name(corpus), "characters": characters}
-    texts = [text[:characters] for text in load_corpus(corpus, data_dir)["test"]["text"][:documents] if text.strip()]
+    read = load_corpus(corpus, data_dir)
+    texts = [text[:characters] for text in read["test"]["text"][:documents] if text.strip()]
     settings |= {"documents": len(texts)}
     held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": []}
     if other := next((name for name, value in settings.items() if held[name] != value), None):
@@ -77,7 +108,7 @@ def run_all(
     for name, model in models:
         if (name, by_name(model)) in done:
             continue
-        row = {"name": name, "model": by_name(model), **measure(*open_model(model), texts, corpus)}
+        row = {"name": name, "model": by_name(model), **measure(*opened(model, read["train"]["text"]), texts, corpus)}
         held["rows"].append(row)
         write_json(path, held)
         ways = (row["score"], *row["rounded"].values())
@@ -107,15 +138,15 @@ def costs_of(results: Mapping[str, Any], name: str, bits: int) -> list[LanguageM
 def _named(text: str) -> tuple[str, str]:
     name, equals, model = text.partition("=")
     if not (name and equals and model):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=RUN_OR_BASE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=MODEL")
     return name, model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m curvekit.experiments.sinks FOLDER NAME=RUN_OR_BASE ...``."""
+    """``python -m curvekit.experiments.sinks FOLDER NAME=MODEL ...``."""
     parser = argparse.ArgumentParser(prog="curvekit.experiments.sinks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("models", nargs="+", type=_named, metavar="NAME=RUN_OR_BASE", help="the first: against whom")
+    parser.add_argument("models", nargs="+", type=_named, metavar="NAME=MODEL", help="the first: against whom")
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--data-dir")
     parser.add_argument("--documents", type=int, default=60, help="test documents (default: 60)")

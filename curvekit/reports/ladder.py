@@ -2,8 +2,9 @@
 
     python -m curvekit.reports.ladder reports/which-curve
 
-reads ``results.json`` there, as ``ladder collect --brief`` left it, and writes ``small``, ``medium``, ``long`` and
-``contrasts`` as Markdown, JSON and LaTeX, the figures, and the tables between the marks of ``README.md``.
+reads ``results.json`` there, as ``ladder collect --brief`` left it, and ``times.json``, as
+:mod:`curvekit.experiments.equal_time` did; writes ``small``, ``medium``, ``time``, ``long`` and ``contrasts`` as
+Markdown, JSON and LaTeX, the figures, and the tables between the marks of ``README.md``.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from curvekit import figures
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import interval, markdown_table
 from curvekit.evaluation.significance import holm
-from curvekit.experiments.ladder import PLAIN, RUNGS, as_latex, as_markdown, difference, load_results, table
+from curvekit.experiments import equal_time
+from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, difference, load_results, table
 from curvekit.files import write_text
 from curvekit.mixers import Mixer
 from curvekit.training.lean import FREQUENCY_BINS, POSITION_BINS
 
 SPLITS = {"small": "validation", "medium": "test", "long": "test"}
+PANELS = {"250 steps": "small", "1,000 steps": "medium", "1,000, equal time": "time", "16,000 steps": "long"}
 SAMPLES = 4_000
 CANON, TRIGRAM, SMEAR, WIDER = "canon:own_rate=4", "trigram:own_rate=4", "smear:own_rate=4", "plain:like=curve3"
 BEST = "curve3+sites+softemax"
@@ -125,12 +128,39 @@ def contrasts_latex(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
+def time_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A candidate's claim at equal time as text, by column."""
+    return {
+        "candidate": row["candidate"],
+        "seeds": str(row["seeds"]),
+        "a step's time, of plain's": f"{row['ratio']:.3f}",
+        "difference at equal time [95 %]": interval(row),
+        "perplexity": f"{row['relative_perplexity']:+.1%}",
+        "p (Holm)": f"{row['p_holm']:.4f}",
+        "is": row["verdict"],
+    }
+
+
+def time_latex(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The claims at equal time as a LaTeX tabular."""
+    lines = [r"\begin{tabular}{lrrr}", r"recipe & time & nats [95\,\%] & $p$ (Holm) \\ \hline"]
+    for row in rows:
+        name = row["candidate"].replace("_", r"\_")
+        nats = f"${row['difference']:+.4f}$ [${row['low']:+.4f}$, ${row['high']:+.4f}$]"
+        lines.append(f"{name} & {row['ratio']:.3f} & {nats} & {row['p_holm']:.4f} " + r"\\")
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
 def written(results: str | Path, samples: int = SAMPLES) -> dict[str, str]:
     """The text of every file of tables, by its name."""
+    results = Path(results)
     files: dict[str, str] = {}
     for rung, split in SPLITS.items():
         rows = _lean(table(results, rung, split, samples=samples))
         files |= {f"{rung}.md": as_markdown(rows), f"{rung}.tex": as_latex(rows), f"{rung}.json": _json(rows)}
+    rows = _lean(equal_time.rows_of(results, equal_time.load(results.with_name("times.json")), samples=samples))
+    files["time.md"] = markdown_table(list(map(time_cells, rows))) + "\n"
+    files |= {"time.tex": time_latex(rows), "time.json": _json(rows)}
     rows = _lean(contrasts(results, samples))
     files["contrasts.md"] = markdown_table(list(map(contrast_cells, rows))) + "\n"
     return files | {"contrasts.tex": contrasts_latex(rows), "contrasts.json": _json(rows)}
@@ -150,13 +180,13 @@ def _json(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pictures(results: str | Path, rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Figure]:
-    """Every figure of the report by name; ``rows_of`` are the tables by rung."""
+    """Every figure of the report by name; ``rows_of`` are the tables by rung, and that of equal time as ``time``."""
     found = {rung: load_results(results, rung) for rung in SPLITS}
     drawn = {
         "rungs": figures.differences_by_rung(
             {
-                f"{RUNGS[rung].steps:,} steps": [_named(row) for row in rows_of[rung] if _goes_up(row["candidate"])]
-                for rung in SPLITS
+                title: [_named(row) for row in rows_of[name] if _goes_up(row["candidate"])]
+                for title, name in PANELS.items()
             },
             order=[_named(row)["candidate"] for row in rows_of["medium"] if _goes_up(row["candidate"])],
         ),
@@ -252,12 +282,12 @@ def begins(name: str) -> tuple[str, str]:
 
 
 def page(text: str, files: Mapping[str, str]) -> str:
-    """The report's page with the tables of medium, long and contrasts between their marks.
+    """The report's page with the tables of medium, time, long and contrasts between their marks.
 
     Raises:
         CurvekitError: a mark is missing.
     """
-    for name in ("medium", "long", "contrasts"):
+    for name in ("medium", "time", "long", "contrasts"):
         first, last = begins(name)
         before, begin, rest = text.partition(first)
         _, end, after = rest.partition(last)
@@ -276,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, text in files.items():
         write_text(folder / name, text)
     write_text(folder / "README.md", page((folder / "README.md").read_text("utf-8"), files))
-    rows_of = {rung: json.loads(files[f"{rung}.json"]) for rung in SPLITS}
+    rows_of = {name: json.loads(files[f"{name}.json"]) for name in PANELS.values()}
     for name, figure in pictures(folder / "results.json", rows_of).items():
         figures.save(figure, name, folder)
 

@@ -66,7 +66,21 @@ def test_the_page_says_what_the_results_say(measured):
 def test_a_model_has_a_name(capsys):
     with pytest.raises(SystemExit):
         sinks.main(["folder", "mini"])
-    assert "'mini' is not NAME=RUN_OR_BASE" in capsys.readouterr().err
+    assert "'mini' is not NAME=MODEL" in capsys.readouterr().err
+
+
+def test_a_base_is_converted_with_sinks_of_a_share(tiny_base, tiny_corpus, tmp_path):
+    models = [
+        ("softmax", str(tiny_base)), ("as it is", f"{tiny_base}:softemax"), ("converted", f"{tiny_base}:sink@1e-6"),
+    ]  # fmt: skip
+    results = run_all(tmp_path, models, str(tiny_corpus), documents=3, characters=60)
+    whole, plain, converted = (scores_of(results, name)[0].loss for name, _ in models)
+    assert abs(converted - whole) < 1e-5 < abs(plain - whole)
+    nobody = {row["name"]: max(row["nobody"]) for row in results["rows"]}
+    assert nobody["softmax"] == 0 < nobody["converted"] <= 1e-6 < nobody["as it is"]
+    for wrong, says in ((":sink@much", "no share"), (":sink@1", "between|more than 0"), (":softemax@0.1", "sink")):
+        with pytest.raises(CurvekitError, match=says):
+            sinks.opened(f"{tiny_base}{wrong}", ["words " * 999])
 
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="no report is committed")
