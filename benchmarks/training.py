@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from benchmarks.harness import Case, Goal, Settings, same
 from benchmarks.models import SHAPES, as_softmax, forward_flops, pair
+from curvekit.training.memory import kept
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import precision
 
@@ -44,6 +45,8 @@ def cases(settings: Settings) -> Iterator[Case]:
                 yield _case(name, shape, batch, length, compiled, goal, settings)
     if not settings.quick:
         yield _compiled("curve+softemax", "mini", *batches["mini"], settings)
+        if not settings.cuda:
+            yield _keeping("curve+softemax", "mini", *batches["mini"], settings)
     others = {"tiny llama": (2, 32), "tiny gpt_neo": (2, 32), "tiny t5": (2, 32)}
     if not settings.quick:
         others = {"smollm2": (16, 512), "gpt_neo": (16, 1024), "t5-mini": (64, 512)} if settings.cuda else {
@@ -126,6 +129,35 @@ def _compiled(recipe: str, shape: str, batch: int, length: int, settings: Settin
         unit="tokens",
         seconds=20.0,
         facts=facts,
+    )
+
+
+def _keeping(recipe: str, shape: str, batch: int, length: int, settings: Settings, steps: int = 5) -> Case:
+    """Steps whose memory stays with the process, as in every training here, beside those whose goes and comes."""
+    ours, _ = pair(recipe, SHAPES[shape], settings)
+    ids = torch.randint(SHAPES[shape]["vocab_size"], (batch, length), device=settings.device)
+    step = stepper(ours, {"input_ids": ids, "labels": ids})
+
+    def several(wanted: bool) -> None:
+        with kept(wanted):
+            for _ in range(steps):
+                step()
+
+    def check() -> str:
+        with kept() as done:
+            step()
+        return "the same steps" if done else "malloc is not glibc's: nothing is kept"
+
+    return Case(
+        f"{recipe}, {shape}, memory kept or not",
+        f"{steps} steps of the recipe {recipe}, batch {batch} of {length}, memory kept",
+        "the same, memory given back",
+        lambda: several(True),
+        lambda: several(False),
+        check,
+        work=steps * batch * length,
+        unit="tokens",
+        seconds=20.0,
     )
 
 

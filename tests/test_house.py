@@ -250,7 +250,8 @@ def test_what_is_committed_names_no_folder_of_the_machine_that_made_it():
         *(
             ROOT / "reports" / name
             for name in (
-                *("benchmarks", "encoder-layers", "few-shot", "languages", "leak-tax", "preferences", "rare-words"),
+                *("benchmarks", "characters", "conversion", "encoder-layers", "few-shot", "languages", "leak-tax"),
+                *("mini-curve", "preferences", "rare-words"),
                 *("search", "sinks", "steering", "styles", "t5-scitldr", "tasks", "which-curve", "wikitext-2"),
                 *("wikitext-2-scratch", "zoo"),
             )

@@ -16,7 +16,10 @@ GROUPS = 40  # of neighbouring channels, each drawn as its mean
 
 @styled
 def differences_by_rung(
-    rungs: Mapping[str, Sequence[Mapping[str, Any]]], baseline: str = "plain", order: Sequence[str] = ()
+    rungs: Mapping[str, Sequence[Mapping[str, Any]]],
+    baseline: str = "plain",
+    order: Sequence[str] = (),
+    title: str | None = None,
 ) -> Figure:
     """Difference in loss from the baseline with its 95 % interval, a panel for each budget, one scale for all.
 
@@ -25,10 +28,11 @@ def differences_by_rung(
             missing in a panel was not run.
         baseline: the candidate compared with.
         order: of the candidates, top to bottom; others follow as they occur.
+        title: default that it is the difference from the baseline at each budget.
     """
     names = list(dict.fromkeys([*order, *(row["candidate"] for rows in rungs.values() for row in rows)]))
     figure = canvas(
-        f"Difference from {baseline} at each budget",
+        title or f"Difference from {baseline} at each budget",
         "Nats a token, with 95 % intervals over documents and seeds; filled: the interval excludes 0. Further left is "
         "better; a row without a mark was not run there.",
         1.5 + 0.3 * len(names),

@@ -30,6 +30,7 @@ from curvekit.evaluation.frequency import FREQUENCY_BINS
 from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, windows
 from curvekit.files import write_atomically
 from curvekit.modes import evaluating
+from curvekit.training.memory import kept
 from curvekit.training.optimizers import DeviceMuon
 
 POSITION_BINS = (1, 4, 16, 64, 256, 1024, 4096, 16384)  # a token's place in its document: below the first, ...
@@ -272,20 +273,21 @@ def together(
     """
     (steps,) = {run.config.steps for run in runs}
     began = time.perf_counter()
-    for number in range(steps):
-        for run in runs:
-            run.advance(number)
-        if number % every == every - 1:
+    with kept(all(run.stream is None for run in runs)):
+        for number in range(steps):
             for run in runs:
-                if run.stream is not None:
-                    run.stream.synchronize()
-            if on_steps is not None:
-                on_steps(number + 1)
-            if time.time() > deadline:
-                raise TimeoutError(f"stopped at step {number + 1} of {steps}")
-    for run in runs:
-        if run.stream is not None:
-            run.stream.synchronize()
+                run.advance(number)
+            if number % every == every - 1:
+                for run in runs:
+                    if run.stream is not None:
+                        run.stream.synchronize()
+                if on_steps is not None:
+                    on_steps(number + 1)
+                if time.time() > deadline:
+                    raise TimeoutError(f"stopped at step {number + 1} of {steps}")
+        for run in runs:
+            if run.stream is not None:
+                run.stream.synchronize()
     return time.perf_counter() - began
 
 

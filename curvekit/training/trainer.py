@@ -42,6 +42,7 @@ from curvekit.training.checkpoints import (
     writing,
 )
 from curvekit.training.materials import Material, Measured
+from curvekit.training.memory import kept
 from curvekit.training.objectives import Objective, training_counts
 from curvekit.training.preflight import check_room, check_run, precision, writes_targets
 from curvekit.training.processes import (
@@ -91,7 +92,7 @@ def train(
     """
     config.validate()
     folder = Path(folder)
-    with meeting() as here, _claimed(config, folder) as run:
+    with meeting() as here, _claimed(config, folder) as run, kept(not torch.cuda.is_available()):
         share_of_batch(config.batch_size, config.accumulate, here.world)
         finished, trained = by_first(lambda: [run.finished, run.trained])
         if finished:
