@@ -42,7 +42,7 @@ _SAID = {  # candidates of the ladder that the README shows, and what they are
 
 def is_ladder(folder: Path) -> bool:
     """Whether the folder holds the report of a ladder."""
-    return all((folder / f"{name}.json").is_file() for name in ("medium", "long", "contrasts"))
+    return all((folder / f"{name}.json").is_file() for name in ("medium", "time", "long", "contrasts"))
 
 
 def is_leak_tax(folder: Path) -> bool:
@@ -68,6 +68,8 @@ def ladder_block(folder: Path) -> str:
     compared = {"rung": str, "a": str, "b": str, "verdict": str, **_TESTED}
     pairs = read_json(folder / "contrasts.json", list, [compared])
     pair = {(each["a"], each["b"]): each for each in pairs if each["rung"] == "medium"}
+    timed = read_json(folder / "time.json", list, [{"candidate": str, "ratio": float, **_TESTED}])
+    at_equal_time = {each["candidate"]: each for each in timed}
     by_name = {each["candidate"]: each for each in medium}
     shown = [by_name[name] for name in _SAID if name in by_name]
     least = min(each["seeds"] for each in shown)
@@ -75,6 +77,9 @@ def ladder_block(folder: Path) -> str:
         f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best curve "
         f"changes GPT-2's perplexity by {_percent(by_name[_BEST])}, and a curve at the input alone that of a GPT-2 "
         f"widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
+        f"A step of it takes {at_equal_time[_BEST]['ratio']:.2f} times as long as plain's; at equal time on one "
+        f"machine, plain trained on meanwhile, it changes perplexity by {_percent(at_equal_time[_BEST])}, "
+        f"{_interval(at_equal_time[_BEST])} nats.",
         _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
         _against(
             "A curve through BERT's embeddings, against one through the model's own,", pair["curve3", "self-curve3"]
@@ -92,8 +97,10 @@ def ladder_block(folder: Path) -> str:
         {
             "from random weights, 1,000 steps": f"`{each['candidate']}`: {_SAID[each['candidate']]}",
             "perplexity": f"{each['perplexity']:.1f}",
+            "seeds": str(each["seeds"]),
             "change": _percent(each) if "difference" in each else "",
             INTERVAL: _interval(each) if "difference" in each else "baseline",
+            "at equal time": _percent(at_equal_time[name]) if (name := each["candidate"]) in at_equal_time else "",
             "trainable parameters": f"{each['trainable_parameters']:,}",
         }
         for each in shown

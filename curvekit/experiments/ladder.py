@@ -52,7 +52,7 @@ class Rung(NamedTuple):
 RUNGS = {
     "smoke": Rung(20, (), 512),
     "small": Rung(250, ("validation",), 512),
-    "medium": Rung(1_000, ("validation", "test"), 512),
+    "medium": Rung(1_000, ("test",), 512),
     "long": Rung(16_000, ("validation", "test", "other"), 256),
 }
 OWN = ("learning_rate", "own_rate", "weight_decay", "steps")  # what a candidate may set of its training

@@ -2,9 +2,9 @@
 
     python -m curvekit.reports.ladder reports/which-curve
 
-reads ``results.json`` there, as ``ladder collect --brief`` left it, and ``times.json``, as
-:mod:`curvekit.experiments.equal_time` did; writes ``small``, ``medium``, ``time``, ``long`` and ``contrasts`` as
-Markdown, JSON and LaTeX, the figures, and the tables between the marks of ``README.md``.
+reads ``results.json`` there, as ``ladder collect --brief`` left it, and ``times.json``, if there is one of
+:mod:`curvekit.experiments.equal_time`; writes ``small``, ``medium``, ``time``, ``long`` and ``contrasts`` as Markdown,
+JSON and LaTeX, the figures, and the tables between the marks of ``README.md``.
 """
 
 from __future__ import annotations
@@ -158,9 +158,10 @@ def written(results: str | Path, samples: int = SAMPLES) -> dict[str, str]:
     for rung, split in SPLITS.items():
         rows = _lean(table(results, rung, split, samples=samples))
         files |= {f"{rung}.md": as_markdown(rows), f"{rung}.tex": as_latex(rows), f"{rung}.json": _json(rows)}
-    rows = _lean(equal_time.rows_of(results, equal_time.load(results.with_name("times.json")), samples=samples))
-    files["time.md"] = markdown_table(list(map(time_cells, rows))) + "\n"
-    files |= {"time.tex": time_latex(rows), "time.json": _json(rows)}
+    if (times := results.with_name("times.json")).exists():
+        rows = _lean(equal_time.rows_of(results, equal_time.load(times), samples=samples))
+        files["time.md"] = markdown_table(list(map(time_cells, rows))) + "\n"
+        files |= {"time.tex": time_latex(rows), "time.json": _json(rows)}
     rows = _lean(contrasts(results, samples))
     files["contrasts.md"] = markdown_table(list(map(contrast_cells, rows))) + "\n"
     return files | {"contrasts.tex": contrasts_latex(rows), "contrasts.json": _json(rows)}
@@ -180,13 +181,14 @@ def _json(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pictures(results: str | Path, rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Figure]:
-    """Every figure of the report by name; ``rows_of`` are the tables by rung, and that of equal time as ``time``."""
+    """Every figure of the report by name; ``rows_of`` are the tables by rung and, where there is one, of equal time."""
     found = {rung: load_results(results, rung) for rung in SPLITS}
     drawn = {
         "rungs": figures.differences_by_rung(
             {
                 title: [_named(row) for row in rows_of[name] if _goes_up(row["candidate"])]
                 for title, name in PANELS.items()
+                if name in rows_of
             },
             order=[_named(row)["candidate"] for row in rows_of["medium"] if _goes_up(row["candidate"])],
         ),
@@ -288,6 +290,8 @@ def page(text: str, files: Mapping[str, str]) -> str:
         CurvekitError: a mark is missing.
     """
     for name in ("medium", "time", "long", "contrasts"):
+        if f"{name}.md" not in files:
+            continue
         first, last = begins(name)
         before, begin, rest = text.partition(first)
         _, end, after = rest.partition(last)
@@ -306,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, text in files.items():
         write_text(folder / name, text)
     write_text(folder / "README.md", page((folder / "README.md").read_text("utf-8"), files))
-    rows_of = {name: json.loads(files[f"{name}.json"]) for name in PANELS.values()}
+    rows_of = {name: json.loads(files[f"{name}.json"]) for name in PANELS.values() if f"{name}.json" in files}
     for name, figure in pictures(folder / "results.json", rows_of).items():
         figures.save(figure, name, folder)
 

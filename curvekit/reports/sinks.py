@@ -69,15 +69,18 @@ def rows_of(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str
 
 
 def contrasts(results: Mapping[str, Any], samples: int = SAMPLES) -> list[dict[str, str]]:
-    """What fewer bits cost a model more than the first, if it cuts text alike and has as many seeds."""
-    first, *others = names_of(results)
-    base, rows = scores_of(results, first), []
-    for name in others:
+    """What fewer bits cost a model more than the first that cuts text alike and has as many seeds."""
+    rows: list[dict[str, str]] = []
+    firsts: dict[tuple[str, int], str] = {}
+    for name in names_of(results):
         own = scores_of(results, name)
-        alike = own[0].signature["tokenizer_hash"] == base[0].signature["tokenizer_hash"]
-        if not alike or len(own) != len(base):
+        first = firsts.setdefault((own[0].signature["tokenizer_hash"], len(own)), name)
+        if first == name:
             continue
-        row = {"model": f"{name} − {first}", "nats a token": interval(vars(paired_bootstrap(own, base, samples)))}
+        row = {
+            "model": f"{name} − {first}",
+            "nats a token": interval(vars(paired_bootstrap(own, scores_of(results, first), samples))),
+        }
         for bits in BITS:
             apart = paired_bootstrap(costs_of(results, name, bits), costs_of(results, first, bits), samples)
             row[f"{bits} bits cost more by"] = interval(vars(apart))

@@ -297,7 +297,7 @@ def score_tokens(
     split: str,
     context: int = 512,
     stride: int = 512,
-    batch_tokens: int = 8_192,
+    batch_tokens: int | None = None,
     signature: Mapping[str, Any] | None = None,
 ) -> tuple[LanguageModelScore, dict[str, Any]]:
     """Score a split as :func:`curvekit.evaluation.metrics.score_documents` does, without masks and with few waits.
@@ -317,7 +317,8 @@ def score_tokens(
     plan.sort(key=lambda item: item[1].begin - item[1].end)
     nats = torch.zeros(offsets[-1] + 1, device=device)  # of every token, and one place for padding
     hits = torch.zeros(offsets[-1] + 1, dtype=torch.bool, device=device)
-    size = max(1, batch_tokens // context)
+    most = batch_tokens or (1_024 if device.type == "cpu" else 8_192)  # a CPU's caches hold no more
+    size = max(1, most // context)
     with evaluating(model), torch.inference_mode(), rows_of_one_text():
         for i in range(0, len(plan), size):
             batch = plan[i : i + size]
