@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.inspection import attention_of
 from curvekit.steering.states import blocks_of
-from curvekit.text.tokenization import start_token
+from curvekit.text.tokenization import begun
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def traces(
     Raises:
         CurvekitError: no text, or none of two tokens; a model without attention weights or blocks.
     """
-    read = [_ids(tokenizer, text, tokens) for text in texts]
+    read = [begun(tokenizer, text, tokens) for text in texts]
     read = [ids for ids in read if len(ids) > 1]
     if not read:
         raise CurvekitError("no text has a token to look at; give texts")
@@ -75,11 +75,6 @@ def kurtosis(x: Tensor) -> Tensor:
     """``[..., features]`` -> ``[...]``: mean (x - m)^4 / v^2, with m and v the mean and variance over features."""
     centred = x - x.mean(-1, keepdim=True)
     return (centred**4).mean(-1) / (centred**2).mean(-1).square()
-
-
-def _ids(tokenizer: Any, text: str, tokens: int) -> list[int]:
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return [start_token(tokenizer), *ids[: tokens - 1]]
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
     python -m curvekit.experiments.bases FOLDER mini mini-curve --texts pydocs novels=novels.jsonl --runs runs/a runs/b
 
-scores the beginnings of every text's documents with both, and takes from finished runs on either what their test
-documents scored; leaves ``results.json``, in which what was measured is not measured again. ``python -m
+scores the beginnings of every text's documents with both, asks of the first text after how many blocks they know the
+next token, and takes from finished runs on either what their test documents scored; leaves ``results.json``, in which
+what was measured is not measured again. ``python -m
 curvekit.reports.bases FOLDER`` makes the page of it.
 """
 
@@ -16,7 +17,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import DatasetDict
+
+from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
+from curvekit.evaluation.depth import losses_by_depth
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.files import by_name, read_json, write_json
 from curvekit.text.corpora import corpus_revision, load_corpus
@@ -26,6 +32,7 @@ from curvekit.training.settings import RunConfig
 RESULTS = {
     "bases": [str], "documents": int, "characters": int,
     "rows": [{"text": str, "base": str, "fine_tuned": bool, "seed": (int, None), "settings": dict, "score": SCORE}],
+    "depths": [{"base": str, "text": str, "tokens": [int], "nats": [[float]]}],
 }  # fmt: skip
 _TOLD = ("recipe", "steps", "learning_rate", "block_size", "batch_size", "optimizer")  # of a run
 
@@ -53,7 +60,7 @@ def run_all(
     """
     path, names = folder / "results.json", [str(by_name(each)) for each in bases]
     settings: dict[str, Any] = {"bases": names, "documents": documents, "characters": characters}
-    held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": []}
+    held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": [], "depths": []}
     if other := next((name for name, value in settings.items() if held[name] != value), None):
         raise CurvekitError(
             f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
@@ -65,26 +72,42 @@ def run_all(
             continue
         held["rows"].append(row)
         write_json(path, held)
+    known = {row["base"] for row in held["depths"]}
     for base in bases:
         for name in texts:
             if (name, by_name(base), None) not in done:
                 held["rows"].append(_scored(base, name, texts[name], data_dir, documents, characters))
                 write_json(path, held)
+        for name in list(texts)[:1]:
+            if by_name(base) not in known:
+                held["depths"].append(_by_depth(base, name, texts[name], data_dir, documents, characters))
+                write_json(path, held)
     return held
 
 
 def _scored(base: str, name: str, corpus: str, data_dir: str | None, documents: int, characters: int) -> dict[str, Any]:
-    from curvekit.bases.opening import open_model
-
     read = load_corpus(corpus, data_dir)
-    every = chain.from_iterable(read[split]["text"] for split in ("test", "validation", "train"))
-    texts = list(islice((text[:characters] for text in every if text.strip()), documents))
+    texts = _beginnings(read, documents, characters)
     signature = {"corpus": by_name(corpus), "revision": corpus_revision(read)["test"], "split": "all"}
     model, tokenizer = open_model(base)
     score = score_documents(model, tokenizer, texts, signature=signature)
     print(f"{base} on {name}: {score.bits_per_byte:.4f} bits a byte", file=sys.stderr)
     row = {"text": name, "base": by_name(base), "fine_tuned": False, "seed": None, "settings": {}}
     return row | {"score": score.published()}
+
+
+def _by_depth(
+    base: str, name: str, corpus: str, data_dir: str | None, documents: int, characters: int
+) -> dict[str, Any]:
+    texts = _beginnings(load_corpus(corpus, data_dir), documents, characters)
+    nats, tokens = losses_by_depth(*open_model(base), texts)
+    return {"base": by_name(base), "text": name, "tokens": tokens.tolist(), "nats": np.round(nats, 3).tolist()}
+
+
+def _beginnings(corpus: DatasetDict, documents: int, characters: int) -> list[str]:
+    """The first documents of the test split, then of the others, each cut to its first characters."""
+    every = chain.from_iterable(corpus[split]["text"] for split in ("test", "validation", "train"))
+    return list(islice((text[:characters] for text in every if text.strip()), documents))
 
 
 def _row_of(folder: str | Path, bases: Sequence[str]) -> dict[str, Any]:
@@ -94,7 +117,13 @@ def _row_of(folder: str | Path, bases: Sequence[str]) -> dict[str, Any]:
     if (base := by_name(config.base)) not in bases:
         raise CurvekitError(f"the run in {folder} began from {base!r}; give runs on {bases[0]} and {bases[1]}")
     told = {name: getattr(config, name) for name in _TOLD}
-    row = {"text": by_name(config.corpus), "base": base, "fine_tuned": True, "seed": config.seed, "settings": told}
+    row = {
+        "text": str(by_name(config.corpus)).removesuffix(".txt"),
+        "base": base,
+        "fine_tuned": True,
+        "seed": config.seed,
+        "settings": told,
+    }
     return row | {"score": run.scores("test").published()}
 
 

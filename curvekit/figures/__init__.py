@@ -32,6 +32,7 @@ _HOMES = {
     "ablations": "comparisons",
     "differences_by_rung": "ladder",
     "gain_by_bin": "ladder",
+    "losses_by_depth": "ladder",
     "looks_back": "ladder",
     "document_lengths": "corpora",
     "zipf": "corpora",

@@ -1,4 +1,4 @@
-"""What the ladder of budgets found: the gain at each rung, on which tokens it lies, and how far was learned to look."""
+"""What the ladder of budgets found: the gain at each rung, on which tokens and at which depth, and how far back."""
 
 from __future__ import annotations
 
@@ -86,6 +86,40 @@ def gain_by_bin(
         ax.set_xticks(range(len(labels)), list(labels), rotation=35, ha="right")
         ax.set_xlabel(what)
     axes[0].set_ylabel("nats a token")
+    return figure
+
+
+@styled
+def losses_by_depth(models: Mapping[str, Sequence[float]], apart: Sequence[tuple[float, float, float]]) -> Figure:
+    """The loss that a model's head would have after each block, of two models, and how far the second is ahead.
+
+    Args:
+        models: name -> nats a token after 1, 2, ... blocks.
+        apart: the second's loss minus the first's after as many, each with the ends of its 95 % interval.
+    """
+    first, second = models
+    figure = canvas(
+        "At which depth is the next token known?",
+        "The loss of the model's own head, read after so many blocks (logit lens). Right: the difference with its 95 % "
+        f"interval over documents; below 0 {second} is ahead.",
+        3.6,
+        key=[(name, colour(name), "-") for name in models],
+    )
+    left, right = figure.subplots(1, 2)
+    for name, nats in models.items():
+        left.plot(range(1, len(nats) + 1), nats, "o-", ms=5, lw=1.6, color=colour(name), mec="none")
+    left.set_title("loss")
+    right.axhline(0, color=colour(first), lw=1.2)
+    for k, (difference, low, high) in enumerate(apart, start=1):
+        right.plot([k, k], [low, high], color=colour(second), lw=2.4, solid_capstyle="butt")
+        right.plot(k, difference, "o", ms=5, color=colour(second), mec="none", zorder=4)
+    right.set_title(f"{second} − {first}")
+    right.margins(x=0.1)
+    right.yaxis.set_major_formatter(lambda v, _: signed(v, 1) if v else "0")
+    for ax in (left, right):
+        ax.set_xlabel("blocks")
+        ax.set_ylabel("nats a token")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

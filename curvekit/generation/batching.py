@@ -32,7 +32,6 @@ from curvekit.generation.sampling import Sampling, row_seed
 from curvekit.generation.streams import (
     Completion,
     Piece,
-    _begun,
     _cut,
     _fitted,
     _Gate,
@@ -51,7 +50,7 @@ from curvekit.modes import evaluating
 from curvekit.steering.control import Control
 from curvekit.steering.reading import forward, trims
 from curvekit.steering.steered import Logits, Steered, require_codes
-from curvekit.text.tokenization import encodable
+from curvekit.text.tokenization import begun, encodable
 
 # What looks at a row's scores alone and not at its words: rows with the same settings pass through it together.
 _FORGETFUL = (
@@ -260,16 +259,16 @@ class Batcher:
         if isinstance(prompt, str):
             text = next(iter(encodable([prompt])))
             ids, cut = _fitted(self.tokenizer, text, room, before)
-            begun = bool(before) or len(ids) < room or ids == _begun(self.tokenizer, text)
+            whole_text = bool(before) or len(ids) < room or ids == begun(self.tokenizer, text)
         else:
             if before:
                 raise CurvekitError("codes and a preface stand before a text, and the prompt is token ids; give a text")
-            whole = list(prompt) or _begun(self.tokenizer, "")
+            whole = list(prompt) or begun(self.tokenizer, "")
             wrong = next((each for each in whole if not 0 <= each < self.model.config.vocab_size), None)
             if wrong is not None:
                 raise CurvekitError(f"the prompt holds the token id {wrong}; the model knows 0 to "
                                     f"{self.model.config.vocab_size - 1}")  # fmt: skip
-            text, ids, cut, begun = str(self.tokenizer.decode(whole)), whole[-room:], _cut(whole, room), False
+            text, ids, cut, whole_text = str(self.tokenizer.decode(whole)), whole[-room:], _cut(whole, room), False
         pages = None
         if sampling.control is not None:
             pages = self._pages(sampling.control, text, ids, room)
@@ -284,7 +283,7 @@ class Batcher:
             draws,
             deadline,
             wake,
-            begun,
+            whole_text,
         )
         row.pages = pages
         with self._changed:

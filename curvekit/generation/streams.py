@@ -39,7 +39,7 @@ from curvekit.modes import evaluating
 from curvekit.steering.steered import Steered
 from curvekit.text.codes import joined
 from curvekit.text.pairs import source_ids
-from curvekit.text.tokenization import encodable, start_token
+from curvekit.text.tokenization import begun, encodable, start_token
 
 ENDLESS = 2**30  # the positions of a model that does not say where they end
 _DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -543,22 +543,16 @@ def _fitted(tokenizer: PreTrainedTokenizerBase, text: str, room: int, before: st
     Raises:
         CurvekitError: that alone leaves no room for a word of the prompt.
     """
-    whole = _begun(tokenizer, joined(before, text))
+    whole = begun(tokenizer, joined(before, text))
     if not before or len(whole) <= room:
         return whole[-room:], _cut(whole, room)
-    head = _begun(tokenizer, before)
+    head = begun(tokenizer, before)
     if len(head) >= room:
         raise CurvekitError(
             f"codes and preface are {len(head)} tokens, and there is room for {room} with the prompt; shorten them, "
             "or ask for fewer new tokens"
         )
     return head + whole[len(head) - room :], len(whole) - room
-
-
-def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A prompt's token ids, after one end-of-text."""
-    (text,) = encodable([text])
-    return [start_token(tokenizer), *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 def _cut(row: list[int], room: int) -> int:

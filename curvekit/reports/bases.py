@@ -2,8 +2,8 @@
 
     python -m curvekit.reports.bases reports/mini-curve
 
-reads ``results.json`` there, as :mod:`curvekit.experiments.bases` left it, and writes the figure and, between the marks
-of ``README.md``, the tables.
+reads ``results.json`` there, as :mod:`curvekit.experiments.bases` left it, and writes the figures and, between the
+marks of ``README.md``, the tables.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.evaluation.results import BEGIN, END, fill, interval, markdown_table
-from curvekit.evaluation.significance import holm, paired_bootstrap
+from curvekit.evaluation.significance import holm, paired_bootstrap, resampled
 from curvekit.experiments.bases import load, pairs, scores_of
 from curvekit.files import write_text
 
@@ -78,6 +79,8 @@ def told(results: Mapping[str, Any], samples: int = SAMPLES) -> str:
             markdown_table([cells(row, bases, True) for row in rows]),
         ]
     parts.append(f"![{bases[1]} against {bases[0]}, text by text](figures/bases.png)")
+    if len(results["depths"]) == 2:
+        parts.append("![Loss after each block, read by the model's own head](figures/depth.png)")
     return "\n\n".join(parts)
 
 
@@ -97,6 +100,18 @@ def picture(results: Mapping[str, Any], samples: int = SAMPLES) -> Figure:
     )
 
 
+def by_depth(results: Mapping[str, Any], samples: int = SAMPLES) -> Figure:
+    """The loss of both after every number of blocks, and how far the second is ahead there."""
+    nats = {row["base"]: np.array(row["nats"]) for row in results["depths"]}
+    tokens = np.array(results["depths"][0]["tokens"], float)
+    first, second = (nats[base] for base in results["bases"])
+    apart = [resampled((b - a)[None], tokens, samples, unit="token") for a, b in zip(first, second, strict=True)]
+    return figures.losses_by_depth(
+        {base: (nats[base].sum(1) / tokens.sum()).tolist() for base in results["bases"]},
+        [(each.difference, each.low, each.high) for each in apart],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m curvekit.reports.bases FOLDER``."""
     parser = argparse.ArgumentParser(prog="curvekit.reports.bases", description=(__doc__ or "").splitlines()[0])
@@ -104,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     results = load(folder / "results.json")
     figures.save(picture(results), "bases", folder)
+    if len(results["depths"]) == 2:
+        figures.save(by_depth(results), "depth", folder)
     page = folder / "README.md"
     if not page.exists():
         write_text(page, f"# {results['bases'][1]} and {results['bases'][0]}\n\n{BEGIN}\n{END}\n")

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.errors import CurvekitError, first_line, pick
 from curvekit.generation.batching import Batcher, Busy, Reader, Row
-from curvekit.generation.streams import Completion, Piece, _begun, _token_text, complete, positions_of
+from curvekit.generation.streams import Completion, Piece, _token_text, complete, positions_of
 from curvekit.serving.orders import Limits, Order, Refused
+from curvekit.text.tokenization import begun
 
 PING = 15.0  # seconds without a word after which a stream says that it lives
 
@@ -56,7 +57,7 @@ class Voice:
     def length(self, prompt: str) -> int:
         """The tokens of a text."""
         try:
-            return len(_begun(self.tokenizer, prompt)) - 1
+            return len(begun(self.tokenizer, prompt)) - 1
         except CurvekitError as error:
             raise Refused(str(error), field="prompt") from error
 

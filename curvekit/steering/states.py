@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from curvekit.errors import CurvekitError
 from curvekit.modes import evaluating
 from curvekit.steering.reading import positions
-from curvekit.text.tokenization import encodable, start_token
+from curvekit.text.tokenization import begun, start_token
 
 
 def blocks_of(model: Any) -> nn.ModuleList:
@@ -61,10 +61,7 @@ def mean_states(
     if layer is not None:
         block_of(model, layer)
     start, most = start_token(tokenizer), int(model.config.max_position_embeddings)
-    rows = [
-        [start, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]][:most]
-        for text in encodable(texts)
-    ]
+    rows = [begun(tokenizer, text, most) for text in texts]
     if empty := next((text for text, row in zip(texts, rows, strict=True) if len(row) < 2), None):
         raise CurvekitError(f"the text {empty!r} has no token; leave it out")
     if any(len(row) < 2 for row in rows):

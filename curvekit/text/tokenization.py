@@ -234,3 +234,13 @@ def start_token(tokenizer: Any) -> int:
     if token is None:
         raise CurvekitError("the tokeniser has no end-of-text token to put before documents; set its eos_token")
     return token
+
+
+def begun(tokenizer: Any, text: str, most: int | None = None) -> list[int]:
+    """A text's token ids after the token that stands before each document; of both together at most so many.
+
+    Raises:
+        CurvekitError: as :func:`encodable` and :func:`start_token`.
+    """
+    (text,) = encodable([text])
+    return [start_token(tokenizer), *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]][:most]

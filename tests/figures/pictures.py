@@ -192,6 +192,11 @@ def gain_by_bin():
     return figures.gain_by_bin({w: (["0–9", "10–99", "100–999", "1,000 and more"], values) for w in ("count", "place")})
 
 
+def losses_by_depth():
+    apart = [(x, x - 0.1, x + 0.1) for x in (-2.0, -0.5, 0.0, -0.4)]
+    return figures.losses_by_depth({"plain": [9.0, 7.0, 5.0, 4.0], "curve3+sites": [7.0, 6.5, 5.0, 3.6]}, apart)
+
+
 def looks_back():
     kernels = {f"block {k}, attention": RANDOM.normal(size=(32, 3 + k % 2)) for k in range(5)}
     return figures.looks_back(kernels, "How far back?", "Of $5.")
@@ -354,7 +359,7 @@ GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
     difference_by_group, token_differences, token_probabilities, attention_rows, win_rates, token_cuts,
-    benchmark_ratios, differences_by_rung, gain_by_bin, looks_back, success_against_perplexity,
+    benchmark_ratios, differences_by_rung, gain_by_bin, losses_by_depth, looks_back, success_against_perplexity,
     importances, slices, parallel_coordinates, fold_spread, cost,
     preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
