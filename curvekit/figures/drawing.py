@@ -174,6 +174,17 @@ def colour(name: str) -> str:
     return COLOURS.get(name) or _own_colours().get(name) or SPARE[sum(name.encode()) % len(SPARE)]
 
 
+def distinct(names: Iterable[str]) -> dict[str, str]:
+    """The colours of names that stand in one picture: no two the same while there are enough."""
+    found = {name: COLOURS.get(name) or _own_colours().get(name) for name in names}
+    for name, shade in found.items():
+        if shade is None:
+            first = SPARE.index(colour(name))
+            order = [*SPARE[first:], *SPARE[:first]]
+            found[name] = next((each for each in order if each not in found.values()), order[0])
+    return {name: str(shade) for name, shade in found.items()}
+
+
 def coloured() -> list[str]:
     """The names that have a colour of their own: recipes, normalisers, ways to train."""
     return [*COLOURS, *_own_colours()]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from curvekit.figures.drawing import canvas, colour, spoken_ticks, styled
+from curvekit.figures.drawing import canvas, distinct, spoken_ticks, styled
 
 PANELS = {  # figure of a layer -> its title
     "first_token": "attention to the first token",
@@ -26,12 +26,13 @@ def sinks_by_depth(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         models: name -> for each of :data:`PANELS` a number a layer; shares of 1, kurtosis (3 of a normal
             distribution), and the absolute value of what the residual stream holds.
     """
+    shades = distinct(models)
     figure = canvas(
         "What attention does with what it does not need",
         "By depth, from the first layer to the last. Softmax must give all of its weight away; what SoftEMax gives to "
         "nobody need not go to the first token. Below: how far the residual stream is from a normal distribution.",
         5.4,
-        key=[(name, colour(name), "-") for name in models],
+        key=[(name, shades[name], "-") for name in models],
     )
     axes = figure.subplots(2, 2).ravel()
     for ax, (what, title) in zip(axes, PANELS.items(), strict=True):
@@ -39,7 +40,7 @@ def sinks_by_depth(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         every = np.concatenate([np.asarray(each[what], float) for each in models.values()])
         for name, each in models.items():
             y = np.asarray(each[what], float)
-            ax.plot(np.linspace(0, 1, len(y)), y, "o-", ms=4, lw=1.5, color=colour(name), mec="none")
+            ax.plot(np.linspace(0, 1, len(y)), y, "o-", ms=4, lw=1.5, color=shades[name], mec="none")
         if what in ("first_token", "nobody"):
             most = max(0.1, 1.1 * float(every.max()))
             ax.set_ylim(-0.03 * most, most)

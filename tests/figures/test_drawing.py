@@ -11,7 +11,7 @@ from pictures import POINTS, RECIPES, family, row_sums, sentence_curve, texts_of
 
 from curvekit import figures
 from curvekit.errors import CurvekitError
-from curvekit.figures.drawing import COLOURS, place_labels, text_width, wrap
+from curvekit.figures.drawing import COLOURS, SPARE, colour, distinct, place_labels, text_width, wrap
 
 # Machado, Oliveira and Fernandes (2009), severity 1: what linear RGB becomes.
 DEFICIENCIES = {
@@ -36,6 +36,15 @@ def test_colour_blind_readers_tell_the_five_named_recipes_apart(deficiency):
     for a, b in itertools.combinations(RECIPES[:5], 2):
         distance = np.linalg.norm(lightness_and_hue(a, deficiency) - lightness_and_hue(b, deficiency))
         assert distance > 20, f"{a} and {b} look alike: {distance:.1f}"
+
+
+def test_names_of_one_picture_have_colours_of_their_own():
+    alike = [f"model {'ab'[k % 2]}{'ba'[k % 2]}{k // 2}" for k in range(6)]  # letters with the same sum, two by two
+    assert len({colour(name) for name in alike}) < len(alike)
+    found = distinct(["plain", "softemax", *alike[:5]])
+    assert len(set(found.values())) == 7 and found["plain"] == colour("plain") and found["softemax"] == colour("softemax")
+    assert found[alike[0]] == colour(alike[0]), "the first of two keeps it"
+    assert set(distinct(map(str, range(30))).values()) == set(SPARE), "more names than colours still have one"
 
 
 def test_labels_beside_points_do_not_cover_each_other():
