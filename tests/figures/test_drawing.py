@@ -42,7 +42,7 @@ def test_names_of_one_picture_have_colours_of_their_own():
     alike = [f"model {'ab'[k % 2]}{'ba'[k % 2]}{k // 2}" for k in range(6)]  # letters with the same sum, two by two
     assert len({colour(name) for name in alike}) < len(alike)
     found = distinct(["plain", "softemax", *alike[:5]])
-    assert len(set(found.values())) == 7 and found["plain"] == colour("plain") and found["softemax"] == colour("softemax")
+    assert len(set(found.values())) == 7 and all(found[name] == colour(name) for name in ("plain", "softemax"))
     assert found[alike[0]] == colour(alike[0]), "the first of two keeps it"
     assert set(distinct(map(str, range(30))).values()) == set(SPARE), "more names than colours still have one"
 
