@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from curvekit.errors import CurvekitError, pick
+from curvekit.evaluation.results import INTERVAL, interval
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.folds import Folds, FoldTokens
 from curvekit.experiments.spaces import Space, as_given, tokens_of_step, with_values
@@ -337,17 +338,14 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"{results['tokens_a_trial']:,} tokens a trial; sampler {results['sampler']}. Figures are bits a byte.",
         "",
         "| recipe | as given, folds | best, folds | advantage | as given, test | best, test | kept | optimism "
-        "| Δ nats/token [95% interval] | verdict |",
+        f"| {INTERVAL} | verdict |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for recipe, found in results["recipes"].items():
         test = found["test"]
-        interval = "n/a"
-        if test["low"] is not None:
-            interval = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
         cells = (found["given"]["bits"], found["best"]["bits"], test["advantage"], test["given"], test["winner"])
         row = [f"{each:.4f}" for each in (*cells, test["kept"], test["optimism"])]
-        lines.append(f"| {recipe} | {' | '.join(row)} | {interval} | {test['verdict']} |")
+        lines.append(f"| {recipe} | {' | '.join(row)} | {interval(test)} | {test['verdict']} |")
     for recipe, found in results["recipes"].items():
         names = list(results["space"])
         lines += [
