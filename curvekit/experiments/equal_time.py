@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,9 +32,11 @@ from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import holm, paired_bootstrap
+from curvekit.evaluation.timing import machine
 from curvekit.experiments.ladder import PLAIN, Candidate, comparable, load_results, score_of
 from curvekit.files import read_json, write_json
 from curvekit.training.lean import LeanConfig, LeanRun, TokenSet
+from curvekit.training.memory import kept
 
 TIMES = {
     "machine": str, "threads": int, "precision": str, "versions": dict, "tokens": int, "seconds": {str: [float]},
@@ -52,18 +53,18 @@ def timed(candidates: Sequence[str], tokens: TokenSet, rounds: int, encoder: str
         for name in candidates
     }
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 2):
-        turn = number % len(candidates)
-        for name in (*candidates[turn:], *candidates[:turn]):
-            began = time.perf_counter()
-            runs[name].advance(number)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number >= 2:  # the first steps set things up
-                seconds[name].append(round(time.perf_counter() - began, 5))
-    cpu = f"{platform.machine()} CPU"
+    with kept(device.type == "cpu"):
+        for number in range(rounds + 2):
+            turn = number % len(candidates)
+            for name in (*candidates[turn:], *candidates[:turn]):
+                began = time.perf_counter()
+                runs[name].advance(number)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if number >= 2:  # the first steps set things up
+                    seconds[name].append(round(time.perf_counter() - began, 5))
     return {
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "precision": config.precision,
         "versions": {name: version(name) for name in ("torch", "transformers")},
