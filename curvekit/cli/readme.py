@@ -77,7 +77,7 @@ def ladder_block(folder: Path) -> str:
         f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best curve "
         f"changes GPT-2's perplexity by {_percent(by_name[_BEST])}, and a curve at the input alone that of a GPT-2 "
         f"widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
-        f"A step of it takes {at_equal_time[_BEST]['ratio']:.2f} times as long as plain's; at equal time on one "
+        f"A step of the best takes {at_equal_time[_BEST]['ratio']:.2f} times as long as plain's; at equal time on one "
         f"machine, plain trained on meanwhile, it changes perplexity by {_percent(at_equal_time[_BEST])}, "
         f"{_interval(at_equal_time[_BEST])} nats.",
         _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
