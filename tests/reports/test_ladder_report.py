@@ -54,8 +54,10 @@ def test_every_contrast_that_was_fixed_pairs_the_same_seeds_and_says_who_is_bett
     assert [(row["a"], row["b"]) for row in rows] == [(each.a, each.b) for each in CONTRASTS]
     medium = load_results(RESULTS, "medium")
     canon = next(row for row in rows if (row["a"], row["b"]) == (BEST, CANON))
-    both = [[run["scores"]["test"]["loss"] for run in medium[name]] for name in (BEST, CANON)]
-    assert canon["difference"] == pytest.approx(np.mean(both[0]) - np.mean(both[1]), abs=1e-4)
+    ours, theirs = ({run["seed"]: run["scores"]["test"]["loss"] for run in medium[name]} for name in (BEST, CANON))
+    seeds = ours.keys() & theirs.keys()
+    assert canon["seeds"] == len(seeds) > 2
+    assert canon["difference"] == pytest.approx(np.mean([ours[seed] - theirs[seed] for seed in seeds]), abs=1e-4)
     assert canon["verdict"] == "worse" and canon["low"] > 0, "the negative result of the page"
 
 
@@ -90,3 +92,10 @@ def test_the_table_of_an_encoder_s_layers_is_that_of_its_results():
     assert held.partition("<!-- small:end -->")[0] == as_markdown(rows)
     layers = {row["candidate"] for row in rows if row["candidate"].startswith("curve-causal")}
     assert layers == {"curve-causal", "curve-causal:encoder_layers=2", "curve-causal:encoder_layers=1"}
+
+
+def test_the_claims_are_those_that_were_to_be_made():
+    """Over five seeds at least 5 % less perplexity than plain at equal steps, 3 % at equal time, intervals below 0."""
+    for name, most in (("medium", -0.05), ("time", -0.03)):
+        rows = {row["candidate"]: row for row in json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))}
+        assert rows[BEST]["seeds"] >= 5 and rows[BEST]["high"] < 0 and rows[BEST]["relative_perplexity"] <= most
