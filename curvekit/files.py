@@ -149,6 +149,22 @@ def present(path: str | Path) -> bool:
         return False
 
 
+def held_results(path: Path, shape: Any, settings: dict[str, Any], **empty: Any) -> dict[str, Any]:
+    """What a file of results holds, to go on with; where there is none ``settings`` and ``empty``, to begin with.
+
+    Raises:
+        CurvekitError: it is of other settings, or not of that shape.
+    """
+    if not path.exists():
+        return settings | empty
+    held: dict[str, Any] = read_json(path, shape=shape)
+    if other := next((name for name, value in settings.items() if held[name] != value), None):
+        raise CurvekitError(
+            f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
+        )
+    return held
+
+
 def by_name(value: Any) -> Any:
     """A file or folder of this machine by its name, for what others read; any other value as it is."""
     local = isinstance(value, str) and ("/" in value or "\\" in value) and present(value)

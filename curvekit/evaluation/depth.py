@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.errors import CurvekitError
 from curvekit.modes import evaluating
-from curvekit.steering.states import blocks_of
+from curvekit.steering.states import after, blocks_of
 from curvekit.text.tokenization import begun
 
 
@@ -47,25 +47,16 @@ def losses_by_depth(
         raise CurvekitError("a text has no token; leave it out")
     blocks, norm, head = blocks_of(model), _last_norm(model), model.get_output_embeddings()
     states: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda _, inputs, output: states.append(_state(output))) for block in blocks]
     found = np.zeros((len(blocks), len(rows)))
-    try:
-        with evaluating(model):
-            for i, row in enumerate(rows):
-                ids = torch.tensor([row], device=model.device)
-                states.clear()
-                model(ids, use_cache=False)
-                for k, state in enumerate(states):
-                    logits = head(norm(state[0, :-1])).float()  # [time - 1, vocabulary]
-                    found[k, i] = float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with evaluating(model), after(blocks, states.append):
+        for i, row in enumerate(rows):
+            ids = torch.tensor([row], device=model.device)
+            states.clear()
+            model(ids, use_cache=False)
+            for k, state in enumerate(states):
+                logits = head(norm(state[0, :-1])).float()  # [time - 1, vocabulary]
+                found[k, i] = float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
     return found, np.array([len(row) - 1 for row in rows])
-
-
-def _state(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _last_norm(model: Any) -> nn.Module:

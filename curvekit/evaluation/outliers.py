@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.inspection import attention_of
-from curvekit.steering.states import blocks_of
+from curvekit.steering.states import after, blocks_of
 from curvekit.text.tokenization import begun
 
 
@@ -82,13 +82,9 @@ def _watched(model: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Of each block that reads one text within it, the mean kurtosis over positions and the largest value."""
     found: list[tuple[Tensor, Tensor]] = []
 
-    def keep(block: Any, inputs: Any, output: Any) -> None:
-        x = (output[0] if isinstance(output, tuple) else output)[0].float()  # [time, width]
+    def keep(states: Tensor) -> None:
+        x = states[0].float()  # [time, width]
         found.append((kurtosis(x).mean().cpu(), x.abs().max().cpu()))
 
-    hooks = [block.register_forward_hook(keep) for block in blocks_of(model)]
-    try:
+    with after(blocks_of(model), keep):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

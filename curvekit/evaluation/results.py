@@ -137,13 +137,16 @@ def latex(text: str) -> str:
     return re.sub(r"(?<![\w$])[+-]\d[\d.]*\d", r"$\g<0>$", escaped)
 
 
-def fill(page: Path, block: str, first: str = BEGIN, last: str = END) -> None:
+def fill(page: Path, block: str, first: str = BEGIN, last: str = END, title: str | None = None) -> None:
     """Put ``block`` between two marks of a page, which is otherwise left as it is.
+
+    Args:
+        title: of a page that is begun where there is none.
 
     Raises:
         CurvekitError: a page that cannot be read or written, or that has not both marks in their order.
     """
-    text = read_whole(page)
+    text = f"# {title}\n\n{first}\n{last}\n" if title and not page.exists() else read_whole(page)
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:

@@ -4,8 +4,7 @@
 
 scores the beginnings of every text's documents with both, asks of the first text after how many blocks they know the
 next token, and takes from finished runs on either what their test documents scored; leaves ``results.json``, in which
-what was measured is not measured again. ``python -m
-curvekit.reports.bases FOLDER`` makes the page of it.
+what was measured is not measured again. ``python -m curvekit.reports.bases FOLDER`` makes the page of it.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
 
 from curvekit.bases.opening import open_model
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.depth import losses_by_depth
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
-from curvekit.files import by_name, read_json, write_json
+from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.training.runs import load_run
 from curvekit.training.settings import RunConfig
@@ -60,11 +58,7 @@ def run_all(
     """
     path, names = folder / "results.json", [str(by_name(each)) for each in bases]
     settings: dict[str, Any] = {"bases": names, "documents": documents, "characters": characters}
-    held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": [], "depths": []}
-    if other := next((name for name, value in settings.items() if held[name] != value), None):
-        raise CurvekitError(
-            f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
-        )
+    held = held_results(path, RESULTS, settings, rows=[], depths=[])
     done = {(row["text"], row["base"], row["seed"]) for row in held["rows"]}
     for folder_of_run in runs:
         row = _row_of(folder_of_run, names)
@@ -73,41 +67,37 @@ def run_all(
         held["rows"].append(row)
         write_json(path, held)
     known = {row["base"] for row in held["depths"]}
-    for base in bases:
-        for name in texts:
-            if (name, by_name(base), None) not in done:
-                held["rows"].append(_scored(base, name, texts[name], data_dir, documents, characters))
-                write_json(path, held)
-        for name in list(texts)[:1]:
-            if by_name(base) not in known:
-                held["depths"].append(_by_depth(base, name, texts[name], data_dir, documents, characters))
-                write_json(path, held)
+    read: dict[str, tuple[list[str], dict[str, Any]]] = {}  # of a text its beginnings and whose they are
+    for base, as_named in zip(bases, names, strict=True):
+        left = [name for name in texts if (name, as_named, None) not in done]
+        first = [name for name in list(texts)[:1] if as_named not in known]
+        if not (left or first):
+            continue
+        opened = open_model(base)
+        for name in dict.fromkeys((*left, *first)):
+            if name not in read:
+                read[name] = _beginnings(texts[name], data_dir, documents, characters)
+        for name in left:
+            row = {"text": name, "base": as_named, "fine_tuned": False, "seed": None, "settings": {}}
+            beginnings, signature = read[name]
+            score = score_documents(*opened, beginnings, signature=signature)
+            held["rows"].append(row | {"score": score.published()})
+            write_json(path, held)
+            print(f"{as_named} on {name}: {score.bits_per_byte:.4f} bits a byte", file=sys.stderr)
+        for name in first:
+            nats, tokens = losses_by_depth(*opened, read[name][0])
+            row = {"base": as_named, "text": name, "tokens": tokens.tolist(), "nats": np.round(nats, 3).tolist()}
+            held["depths"].append(row)
+            write_json(path, held)
     return held
 
 
-def _scored(base: str, name: str, corpus: str, data_dir: str | None, documents: int, characters: int) -> dict[str, Any]:
+def _beginnings(corpus: str, data_dir: str | None, documents: int, characters: int) -> tuple[list[str], dict[str, Any]]:
+    """The first documents of the test split, then of the others, each cut to its first characters; their signature."""
     read = load_corpus(corpus, data_dir)
-    texts = _beginnings(read, documents, characters)
-    signature = {"corpus": by_name(corpus), "revision": corpus_revision(read)["test"], "split": "all"}
-    model, tokenizer = open_model(base)
-    score = score_documents(model, tokenizer, texts, signature=signature)
-    print(f"{base} on {name}: {score.bits_per_byte:.4f} bits a byte", file=sys.stderr)
-    row = {"text": name, "base": by_name(base), "fine_tuned": False, "seed": None, "settings": {}}
-    return row | {"score": score.published()}
-
-
-def _by_depth(
-    base: str, name: str, corpus: str, data_dir: str | None, documents: int, characters: int
-) -> dict[str, Any]:
-    texts = _beginnings(load_corpus(corpus, data_dir), documents, characters)
-    nats, tokens = losses_by_depth(*open_model(base), texts)
-    return {"base": by_name(base), "text": name, "tokens": tokens.tolist(), "nats": np.round(nats, 3).tolist()}
-
-
-def _beginnings(corpus: DatasetDict, documents: int, characters: int) -> list[str]:
-    """The first documents of the test split, then of the others, each cut to its first characters."""
-    every = chain.from_iterable(corpus[split]["text"] for split in ("test", "validation", "train"))
-    return list(islice((text[:characters] for text in every if text.strip()), documents))
+    every = chain.from_iterable(read[split]["text"] for split in ("test", "validation", "train"))
+    texts = list(islice((text[:characters] for text in every if text.strip()), documents))
+    return texts, {"corpus": by_name(corpus), "revision": corpus_revision(read)["test"], "split": "all"}
 
 
 def _row_of(folder: str | Path, bases: Sequence[str]) -> dict[str, Any]:

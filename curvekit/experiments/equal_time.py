@@ -33,7 +33,7 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import holm, paired_bootstrap
 from curvekit.evaluation.timing import machine
-from curvekit.experiments.ladder import PLAIN, Candidate, comparable, load_results, score_of
+from curvekit.experiments.ladder import PLAIN, Candidate, comparable, load_results, of_common_seeds, score_of
 from curvekit.files import read_json, write_json
 from curvekit.training.lean import LeanConfig, LeanRun, TokenSet
 from curvekit.training.memory import kept
@@ -99,14 +99,13 @@ def gained(
     Raises:
         CurvekitError: the two have no seed together, or differ in more than their steps.
     """
-    seeds = sorted({run["seed"] for run in short} & {run["seed"] for run in long})
-    if not seeds:
+    a, b = of_common_seeds(short, long)
+    if not a:
         raise CurvekitError(f"{PLAIN} was trained for no seed at both budgets")
-    a, b = ([run for run in runs if run["seed"] in seeds] for runs in (short, long))
     comparable(a, b, steps=False)
     share = math.log(b[0]["settings"]["steps"] / a[0]["settings"]["steps"])
     gains = [score_of(y, split).nll - score_of(x, split).nll for x, y in zip(a, b, strict=True)]
-    return np.mean(gains, axis=0), share, len(seeds)
+    return np.mean(gains, axis=0), share, len(a)
 
 
 def at(score: LanguageModelScore, gain: np.ndarray, share: float, times: float) -> LanguageModelScore:
@@ -143,15 +142,14 @@ def rows_of(
     for name in times["seconds"]:
         if name == PLAIN or name not in found:
             continue
-        seeds = {run["seed"] for run in found[name]} & {run["seed"] for run in found[PLAIN]}
-        mine, theirs = ([r for r in found[each] if r["seed"] in seeds] for each in (name, PLAIN))
+        mine, theirs = of_common_seeds(found[name], found[PLAIN])
         comparable(mine, theirs)
         slower = ratio(times, name)
         longer_trained = [at(score_of(run, split), gain, share, slower) for run in theirs]
         paired = paired_bootstrap([score_of(run, split) for run in mine], longer_trained, samples)
         kept = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
         rows.append(
-            {"candidate": name, "seeds": len(seeds), "ratio": slower} | {each: getattr(paired, each) for each in kept}
+            {"candidate": name, "seeds": len(mine), "ratio": slower} | {each: getattr(paired, each) for each in kept}
         )
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p

@@ -413,6 +413,15 @@ def load_results(source: str | Path, rung: str) -> dict[str, list[dict[str, Any]
     return {name: sorted(results, key=lambda each: each["seed"]) for name, results in found.items()}
 
 
+Runs = Sequence[Mapping[str, Any]]
+
+
+def of_common_seeds(a: Runs, b: Runs) -> tuple[list[Any], list[Any]]:
+    """Of two candidates' runs those of the seeds that both have."""
+    seeds = {run["seed"] for run in a} & {run["seed"] for run in b}
+    return [run for run in a if run["seed"] in seeds], [run for run in b if run["seed"] in seeds]
+
+
 def comparable(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], steps: bool = True) -> None:
     """Refuse to compare runs of other seeds, budget, data order or tokens.
 
@@ -467,8 +476,7 @@ def table(
     for name, runs in results.items():
         if "steps" in Candidate.parse(name).training:
             continue
-        seeds = {run["seed"] for run in runs} & {run["seed"] for run in results[baseline]}
-        mine, theirs = ([r for r in each if r["seed"] in seeds] for each in (runs, results[baseline]))
+        mine, theirs = of_common_seeds(runs, results[baseline])
         if not mine:
             continue
         scores = [score_of(run, split) for run in mine]

@@ -26,7 +26,7 @@ from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documen
 from curvekit.evaluation.outliers import traces
 from curvekit.evaluation.quantisation import rounded
 from curvekit.evaluation.zoo import open_named
-from curvekit.files import by_name, read_json, write_json
+from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.text.corpora import load_corpus
 from curvekit.text.packing import pack
 
@@ -99,11 +99,7 @@ def run_all(
     read = load_corpus(corpus, data_dir)
     texts = [text[:characters] for text in read["test"]["text"][:documents] if text.strip()]
     settings |= {"documents": len(texts)}
-    held: dict[str, Any] = load(path) if path.exists() else settings | {"rows": []}
-    if other := next((name for name, value in settings.items() if held[name] != value), None):
-        raise CurvekitError(
-            f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
-        )
+    held = held_results(path, RESULTS, settings, rows=[])
     done = {(row["name"], row["model"]) for row in held["rows"]}
     for name, model in models:
         if (name, by_name(model)) in done:

@@ -19,10 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curvekit import figures
-from curvekit.evaluation.results import BEGIN, END, fill, interval, markdown_table
+from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import holm, paired_bootstrap, resampled
 from curvekit.experiments.bases import load, pairs, scores_of
-from curvekit.files import write_text
 
 SAMPLES = 10_000
 PANELS = {False: "as they are", True: "after the same fine-tuning"}
@@ -121,10 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures.save(picture(results), "bases", folder)
     if len(results["depths"]) == 2:
         figures.save(by_depth(results), "depth", folder)
-    page = folder / "README.md"
-    if not page.exists():
-        write_text(page, f"# {results['bases'][1]} and {results['bases'][0]}\n\n{BEGIN}\n{END}\n")
-    fill(page, told(results))
+    first, second = results["bases"]
+    fill(folder / "README.md", told(results), title=f"{second} and {first}")
 
 
 if __name__ == "__main__":

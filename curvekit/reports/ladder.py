@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.results import interval, markdown_table
+from curvekit.evaluation.results import interval, latex, markdown_table
 from curvekit.evaluation.significance import holm
 from curvekit.experiments import equal_time
-from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, difference, load_results, table
+from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, difference, load_results, of_common_seeds, table
 from curvekit.files import write_text
 from curvekit.mixers import Mixer
 from curvekit.training.lean import FREQUENCY_BINS, POSITION_BINS
@@ -89,12 +89,10 @@ def contrasts(results: str | Path, samples: int = SAMPLES) -> list[dict[str, Any
     for each in CONTRASTS:
         if missing := [name for name in (each.a, each.b) if name not in found[each.rung]]:
             raise CurvekitError(f"{results} has no run of {missing[0]!r} at the rung {each.rung}")
-        both = [found[each.rung][name] for name in (each.a, each.b)]
-        seeds = set.intersection(*({run["seed"] for run in runs} for runs in both))
-        a, b = ([run for run in runs if run["seed"] in seeds] for runs in both)
+        a, b = of_common_seeds(found[each.rung][each.a], found[each.rung][each.b])
         paired = difference(a, b, SPLITS[each.rung], samples)
         names = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
-        rows.append(each._asdict() | {"seeds": len(seeds)} | {name: getattr(paired, name) for name in names})
+        rows.append(each._asdict() | {"seeds": len(a)} | {name: getattr(paired, name) for name in names})
     for rung, fixed in {(row["rung"], row["fixed"]) for row in rows}:
         family = [row for row in rows if (row["rung"], row["fixed"]) == (rung, fixed)]
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
@@ -122,9 +120,8 @@ def contrasts_latex(rows: Sequence[Mapping[str, Any]]) -> str:
     """The contrasts as a LaTeX tabular."""
     lines = [r"\begin{tabular}{lllrr}", r"rung & a & minus b & nats [95\,\%] & $p$ (Holm) \\ \hline"]
     for row in rows:
-        a, b = (row[each].replace("_", r"\_") for each in "ab")
-        interval = f"${row['difference']:+.4f}$ [${row['low']:+.4f}$, ${row['high']:+.4f}$]"
-        lines.append(f"{row['rung']} & {a} & {b} & {interval} & {row['p_holm']:.4f} " + r"\\")
+        cells = (row["rung"], row["a"], row["b"], interval(row), f"{row['p_holm']:.4f}")
+        lines.append(" & ".join(map(latex, cells)) + r" \\")
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
@@ -145,9 +142,8 @@ def time_latex(rows: Sequence[Mapping[str, Any]]) -> str:
     """The claims at equal time as a LaTeX tabular."""
     lines = [r"\begin{tabular}{lrrr}", r"recipe & time & nats [95\,\%] & $p$ (Holm) \\ \hline"]
     for row in rows:
-        name = row["candidate"].replace("_", r"\_")
-        nats = f"${row['difference']:+.4f}$ [${row['low']:+.4f}$, ${row['high']:+.4f}$]"
-        lines.append(f"{name} & {row['ratio']:.3f} & {nats} & {row['p_holm']:.4f} " + r"\\")
+        cells = (row["candidate"], f"{row['ratio']:.3f}", interval(row), f"{row['p_holm']:.4f}")
+        lines.append(" & ".join(map(latex, cells)) + r" \\")
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 

@@ -20,10 +20,9 @@ import numpy as np
 
 from curvekit import figures
 from curvekit.evaluation.outliers import Traces
-from curvekit.evaluation.results import BEGIN, END, fill, interval, markdown_table
+from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
 from curvekit.experiments.sinks import BITS, costs_of, load, scores_of
-from curvekit.files import write_text
 
 SAMPLES = 10_000
 
@@ -109,10 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     results = load(folder / "results.json")
     figures.save(figures.sinks_by_depth(by_depth(results)), "sinks", folder)
-    page = folder / "README.md"
-    if not page.exists():
-        write_text(page, f"# Sinks, outliers and eight bits\n\n{BEGIN}\n{END}\n")
-    fill(page, told(results))
+    fill(folder / "README.md", told(results), title="Sinks, outliers and eight bits")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,16 +91,22 @@ def mean_states(
 
 
 @contextmanager
+def after(blocks: Iterable[nn.Module], see: Callable[[Tensor], object]) -> Iterator[None]:
+    """Show ``see`` the states ``[batch, time, width]`` that each of these blocks leaves of what is read within."""
+    hooks = [
+        block.register_forward_hook(lambda _, inputs, states: see(states[0] if isinstance(states, tuple) else states))
+        for block in blocks
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def _watched(model: Any, layer: int | None) -> Iterator[list[Tensor]]:
     """What a block says of what the model reads inside."""
     kept: list[Tensor] = []
-    if layer is None:
+    with after([] if layer is None else [block_of(model, layer)], kept.append):
         yield kept
-        return
-    handle = block_of(model, layer).register_forward_hook(
-        lambda block, inputs, states: kept.append(states[0] if isinstance(states, tuple) else states)
-    )
-    try:
-        yield kept
-    finally:
-        handle.remove()
