@@ -27,6 +27,7 @@ import torch
 import curvekit
 from benchmarks import GROUPS
 from curvekit.errors import CurvekitError, pick
+from curvekit.evaluation.timing import processor
 from curvekit.files import read_json, write_json
 from curvekit.ownership import require_files, text_with
 
@@ -241,21 +242,12 @@ def measure(case: Case, group: str, settings: Settings) -> dict[str, Any]:
 def described(settings: Settings) -> dict[str, Any]:
     """Where a row was measured, and with what."""
     threads = f"{torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name() if settings.cuda else f"{_processor()}, {threads}"
+    name = torch.cuda.get_device_name() if settings.cuda else f"{processor()}, {threads}"
     return {
         "device": name,
         "versions": {"curvekit": curvekit.__version__, "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
     }
-
-
-def _processor() -> str:
-    """The processor's name (Linux), else its kind."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-        if found:
-            return found[1]
-    return platform.machine()
 
 
 def file_name(settings: Settings) -> str:

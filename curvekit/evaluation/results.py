@@ -147,8 +147,13 @@ def fill(page: Path, block: str, first: str = BEGIN, last: str = END, title: str
         CurvekitError: a page that cannot be read or written, or that has not both marks in their order.
     """
     text = f"# {title}\n\n{first}\n{last}\n" if title and not page.exists() else read_whole(page)
+    write_text(page, filled(text, block, first, last, page))
+
+
+def filled(text: str, block: str, first: str, last: str, page: object = "the page") -> str:
+    """The text of a page with ``block`` between two marks; see :func:`fill`."""
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:
         raise CurvekitError(f"{page} has no lines {first} and {last} to write between")
-    write_text(page, f"{before}{begin}\n{block.strip()}\n{end}{after}")
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm, t
@@ -54,6 +55,11 @@ class PairedDifference:
         if not self.significant:
             return "no significant difference"
         return "better" if self.difference < 0 else "worse"
+
+    def figures(self) -> dict[str, Any]:
+        """What a row of a table says of it."""
+        names = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
+        return {name: getattr(self, name) for name in names}
 
 
 def paired_bootstrap(
@@ -195,6 +201,12 @@ def holm(p: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(steps)) if len(p) else []
     return adjusted.tolist()
+
+
+def corrected(family: Sequence[dict[str, Any]]) -> None:
+    """Put beside the ``p`` of each row of a family of tests its ``p_holm``."""
+    for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+        row["p_holm"] = p
 
 
 @dataclass(frozen=True)

@@ -102,10 +102,13 @@ def _largest() -> float | None:
 
 def machine() -> str:
     """What was measured on: the GPU, or the processor's name."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+def processor() -> str:
+    """The processor's name (Linux), else its kind."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
     except OSError:
         found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    return found[1] if found else platform.machine()

@@ -19,7 +19,7 @@ from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation import results
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.results import CONTRAST, ROW
-from curvekit.evaluation.significance import SAMPLES, PairedDifference, holm, paired_bootstrap
+from curvekit.evaluation.significance import SAMPLES, PairedDifference, corrected, holm, paired_bootstrap
 from curvekit.evaluation.targets import COMPARES, GIVEN
 from curvekit.files import by_name, finite, read_json, write_json, write_text
 from curvekit.ownership import json_with, require_files, text_with
@@ -357,9 +357,7 @@ def compare(
         if a in causal and b in causal and baseline not in (a, b):
             tested = _tested(paired_bootstrap(scores[a], scores[b], samples))
             contrasts.append({"recipe": f"{a} against {b}", "a": a, "b": b, **tested})
-    family = _compared([*rows, *contrasts])
-    for test, adjusted in zip(family, holm([test["p"] for test in family]), strict=True):
-        test["p_holm"] = adjusted
+    corrected(_compared([*rows, *contrasts]))
 
     all_runs = [runs[recipe][seed] for recipe in runs for seed in seeds]
     settings = [run.config.results() for run in all_runs]

@@ -31,7 +31,7 @@ import torch
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import LanguageModelScore
-from curvekit.evaluation.significance import holm, paired_bootstrap
+from curvekit.evaluation.significance import corrected, paired_bootstrap
 from curvekit.evaluation.timing import machine
 from curvekit.experiments.ladder import PLAIN, Candidate, comparable, load_results, of_common_seeds, score_of
 from curvekit.files import read_json, write_json
@@ -147,12 +147,8 @@ def rows_of(
         slower = ratio(times, name)
         longer_trained = [at(score_of(run, split), gain, share, slower) for run in theirs]
         paired = paired_bootstrap([score_of(run, split) for run in mine], longer_trained, samples)
-        kept = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
-        rows.append(
-            {"candidate": name, "seeds": len(mine), "ratio": slower} | {each: getattr(paired, each) for each in kept}
-        )
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
+        rows.append({"candidate": name, "seeds": len(mine), "ratio": slower} | paired.figures())
+    corrected(rows)
     return sorted(rows, key=lambda row: row["difference"])
 
 

@@ -35,7 +35,7 @@ from curvekit.bases.building import MINI, build_model
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.evaluation.metrics import LanguageModelScore
-from curvekit.evaluation.significance import PairedDifference, holm, paired_bootstrap
+from curvekit.evaluation.significance import PairedDifference, corrected, paired_bootstrap
 from curvekit.files import read_json, write_atomically, write_json
 from curvekit.recipes import RECIPES
 from curvekit.training.lean import LeanConfig, LeanRun, TokenSet, data_order, score_tokens, together
@@ -494,12 +494,9 @@ def table(
             row[f"bits_per_byte {kind}"] = float(fmean(bits))
         if name != baseline:
             found = difference(mine, theirs, split, samples)
-            row |= {k: getattr(found, k) for k in ("difference", "low", "high", "p", "relative_perplexity", "verdict")}
-            row["per_seed"] = list(found.per_seed)
+            row |= found.figures() | {"per_seed": list(found.per_seed)}
         rows.append(row)
-    others = [row for row in rows if "p" in row]
-    for row, p in zip(others, holm([row["p"] for row in others]), strict=True):
-        row["p_holm"] = p
+    corrected([row for row in rows if "p" in row])
     return sorted(rows, key=lambda row: row["loss"])
 
 

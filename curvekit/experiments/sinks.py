@@ -131,7 +131,8 @@ def costs_of(results: Mapping[str, Any], name: str, bits: int) -> list[LanguageM
     return [replace(fewer, nll=fewer.nll - whole.nll) for fewer, whole in pairs]
 
 
-def _named(text: str) -> tuple[str, str]:
+def named_model(text: str) -> tuple[str, str]:
+    """Read ``NAME=MODEL`` of a command line."""
     name, equals, model = text.partition("=")
     if not (name and equals and model):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=MODEL")
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m curvekit.experiments.sinks FOLDER NAME=MODEL ...``."""
     parser = argparse.ArgumentParser(prog="curvekit.experiments.sinks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("models", nargs="+", type=_named, metavar="NAME=MODEL", help="the first: against whom")
+    parser.add_argument("models", nargs="+", type=named_model, metavar="NAME=MODEL", help="the first: against whom")
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--data-dir")
     parser.add_argument("--documents", type=int, default=60, help="test documents (default: 60)")

@@ -34,6 +34,7 @@ _HOMES = {
     "gain_by_bin": "ladder",
     "losses_by_depth": "ladder",
     "looks_back": "ladder",
+    "losses_by_context": "lengths",
     "document_lengths": "corpora",
     "zipf": "corpora",
     "shares_of_scripts": "corpora",

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.evaluation.results import fill, interval, markdown_table
-from curvekit.evaluation.significance import holm, paired_bootstrap, resampled
+from curvekit.evaluation.significance import corrected, paired_bootstrap, resampled
 from curvekit.experiments.bases import load, pairs, scores_of
 
 SAMPLES = 10_000
@@ -33,13 +33,11 @@ def rows_of(results: Mapping[str, Any], fine_tuned: bool, samples: int = SAMPLES
     for text, both in pairs(results, fine_tuned).items():
         first, second = map(scores_of, both)
         paired = paired_bootstrap(second, first, samples)
-        names = ("difference", "low", "high", "p", "relative_perplexity", "verdict", "documents")
-        row = {"text": text, "seeds": len(first)} | {name: getattr(paired, name) for name in names}
+        row = {"text": text, "seeds": len(first), "documents": paired.documents} | paired.figures()
         row["bits_per_byte"] = [fmean(score.bits_per_byte for score in scores) for scores in (first, second)]
         row["perplexity"] = [math.exp(fmean(score.loss for score in scores)) for scores in (first, second)]
         rows.append(row)
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
+    corrected(rows)
     return rows
 
 

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 from curvekit import figures
 from curvekit.errors import CurvekitError
-from curvekit.evaluation.results import interval, latex, markdown_table
-from curvekit.evaluation.significance import holm
+from curvekit.evaluation.results import filled, interval, latex, markdown_table
+from curvekit.evaluation.significance import corrected
 from curvekit.experiments import equal_time
 from curvekit.experiments.ladder import PLAIN, as_latex, as_markdown, difference, load_results, of_common_seeds, table
 from curvekit.files import write_text
@@ -91,12 +91,9 @@ def contrasts(results: str | Path, samples: int = SAMPLES) -> list[dict[str, Any
             raise CurvekitError(f"{results} has no run of {missing[0]!r} at the rung {each.rung}")
         a, b = of_common_seeds(found[each.rung][each.a], found[each.rung][each.b])
         paired = difference(a, b, SPLITS[each.rung], samples)
-        names = ("difference", "low", "high", "p", "relative_perplexity", "verdict")
-        rows.append(each._asdict() | {"seeds": len(a)} | {name: getattr(paired, name) for name in names})
+        rows.append(each._asdict() | {"seeds": len(a)} | paired.figures())
     for rung, fixed in {(row["rung"], row["fixed"]) for row in rows}:
-        family = [row for row in rows if (row["rung"], row["fixed"]) == (rung, fixed)]
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = p
+        corrected([row for row in rows if (row["rung"], row["fixed"]) == (rung, fixed)])
     return rows
 
 
@@ -286,14 +283,8 @@ def page(text: str, files: Mapping[str, str]) -> str:
         CurvekitError: a mark is missing.
     """
     for name in ("medium", "time", "long", "contrasts"):
-        if f"{name}.md" not in files:
-            continue
-        first, last = begins(name)
-        before, begin, rest = text.partition(first)
-        _, end, after = rest.partition(last)
-        if not begin or not end:
-            raise CurvekitError(f"the page has no lines {first} and {last} to write between")
-        text = f"{before}{begin}\n{files[f'{name}.md'].strip()}\n{end}{after}"
+        if f"{name}.md" in files:
+            text = filled(text, files[f"{name}.md"], *begins(name))
     return text
 
 

@@ -355,6 +355,16 @@ def sinks_by_depth():
     )
 
 
+def losses_by_context():
+    windows = (128, 256, 512, 1_024, 2_048)
+    return figures.losses_by_context(
+        {name: {w: 4 + k * 0.1 + 0.2 * abs(i - 1) for i, w in enumerate(windows)} for k, name in enumerate("abc")},
+        {name: {w: (k * i / 10, k * i / 10 - 0.1, k * i / 10 + 0.1) for i, w in enumerate(windows)}
+         for k, name in enumerate("bc", start=1)},
+        trained=256,
+    )  # fmt: skip
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
@@ -364,7 +374,7 @@ GALLERY = [
     preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
     document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
-    quality_and_cost, recognised, sinks_by_depth,
+    quality_and_cost, recognised, sinks_by_depth, losses_by_context,
 ]  # fmt: skip
 
 

@@ -1,0 +1,115 @@
+"""The page on a grid of recipes and settings: the best setting of each recipe, and how far it is from another.
+
+    python -m curvekit.reports.grid reports/optimisers --against encoder --at same
+
+reads ``results.json`` there, as :mod:`curvekit.experiments.grid` left it, and writes the figure and, between the marks
+of ``README.md``, the table. ``--at same`` compares a cell with the other recipe's at the same settings, ``--at best``
+with its best, as validation chose it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from curvekit import figures
+from curvekit.errors import CurvekitError
+from curvekit.evaluation.results import fill, interval, markdown_table
+from curvekit.evaluation.significance import corrected, paired_bootstrap
+from curvekit.experiments.grid import Cell, best, cells, load
+
+SAMPLES = 10_000
+AT = ("same", "best")
+
+
+def pairs(grid: Sequence[Cell], against: str, at: str) -> dict[str, tuple[Cell, Cell]]:
+    """By name the cells that are compared, each with the one it is compared with.
+
+    Raises:
+        CurvekitError: the grid has no cell of the recipe.
+    """
+    if against not in (chosen := best(grid)):
+        raise CurvekitError(f"there is no run of {against!r} in the grid; it has {', '.join(chosen)}")
+    others = [cell for cell in grid if cell.recipe == against]
+    found = {}
+    for cell in grid:
+        with_it = [other for other in others if other.settings == cell.settings] if at == "same" else [chosen[against]]
+        if with_it and with_it[0] is not cell and cell.runs.keys() & with_it[0].runs.keys():
+            found[cell.name] = cell, with_it[0]
+    return found
+
+
+def differences(grid: Sequence[Cell], against: str, at: str, samples: int = SAMPLES) -> dict[str, dict[str, Any]]:
+    """By name the paired difference of a cell, with Holm's correction over all."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, (cell, other) in pairs(grid, against, at).items():
+        seeds = sorted(cell.runs.keys() & other.runs.keys())
+        pair = paired_bootstrap(cell.scores(seeds), other.scores(seeds), samples)
+        found[name] = pair.figures() | {"candidate": name}
+    corrected(list(found.values()))
+    return found
+
+
+def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], against: str) -> list[dict[str, str]]:
+    """A row a cell; each recipe's best validation loss is in bold."""
+    chosen = {cell.name for cell in best(grid).values()}
+    gates = any(run["gate"] is not None for cell in grid for run in cell.runs.values())
+    rows = []
+    for cell in grid:
+        loss, mark = f"{cell.validation:.4f}", "**" if cell.name in chosen else ""
+        perplexity = math.exp(fmean(score.loss for score in cell.scores(sorted(cell.runs))))
+        row = {
+            "recipe": cell.name,
+            "seeds": str(len(cell.runs)),
+            "validation": f"{mark}{loss}{mark}",
+            "test perplexity": f"{perplexity:.2f}",
+        }
+        if gates:
+            opened = [run["gate"] for run in cell.runs.values() if run["gate"] is not None]
+            row["gate"] = f"{fmean(opened):.3f}" if opened else ""
+        found = apart.get(cell.name)
+        row[f"Δ from {against} [95 %]"] = interval(found) if found else ""
+        row["p (Holm)"] = f"{found['p_holm']:.4f}" if found else ""
+        rows.append(row)
+    return rows
+
+
+def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> str:
+    """The table and the figure as Markdown."""
+    grid = cells(results)
+    rows = rows_of(grid, differences(grid, against, at, samples), against)
+    with_whom = "at the same settings" if at == "same" else "at its best, as validation chose it"
+    gate = " Gate: how far the curve's gate at the input opened, the mean of its absolute values."
+    parts = [
+        markdown_table(rows),
+        f"Losses in nats a token on {results['corpus']}; in bold each recipe's best on validation. Δ: the loss on test "
+        f"documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
+        + (gate if "gate" in rows[0] else ""),
+        f"![Difference from {against}, setting by setting](figures/grid.png)",
+    ]
+    return "\n\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m curvekit.reports.grid FOLDER --against RECIPE``."""
+    parser = argparse.ArgumentParser(prog="curvekit.reports.grid", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with results.json and README.md")
+    parser.add_argument("--against", default="plain", metavar="RECIPE", help="compared with (default: plain)")
+    parser.add_argument("--at", choices=AT, default="best", help="at the same settings, or at its best (default: best)")
+    given = parser.parse_args(arguments)
+    results = load(given.folder / "results.json")
+    apart = differences(cells(results), given.against, given.at)
+    picture = figures.differences_by_rung(
+        {f"{results['corpus']}, test": list(apart.values())}, given.against,
+        title=f"Difference from {given.against}, setting by setting",
+    )  # fmt: skip
+    figures.save(picture, "grid", given.folder)
+    fill(given.folder / "README.md", told(results, given.against, given.at), title="A grid of settings")
+
+
+if __name__ == "__main__":
+    main()
