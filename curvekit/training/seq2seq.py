@@ -69,7 +69,8 @@ class Targets(Material):
                 keep_tokens=config.keep_tokens, progress=progress, signature=self.signature(split, revision),
             )  # fmt: skip
             splits[split] = kept(run, split, score)
-        tell("writing samples")
+        if config.sample_prompts:
+            tell("writing samples")
         samples = self._samples(model, tokenizer)
         return Measured(splits, samples, sample_metrics(samples, config.sample_tokens))
 

@@ -93,7 +93,8 @@ class Texts(Material):
             splits[split] |= {"calibration_error": frequency.calibration_error, "by_frequency": frequency.rows()}
             if split == "test":
                 by_first(lambda: write_json(run.folder / "frequency.json", frequency.to_dict()) and None)  # noqa: B023
-        tell("writing samples")
+        if config.sample_prompts:
+            tell("writing samples")
         samples = by_first(lambda: _samples(config, model, tokenizer, corpus["test"]["text"]))
         return Measured(splits, samples, sample_metrics(samples, config.sample_tokens))
 
