@@ -72,6 +72,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "smear": {"sites": ("embedding",), "mixer": "smear", "site_gate": 0.0},
     "canon": {"sites": _BLOCKS, "mixer": "canon"},
     "canon-a": {"sites": ("attention",), "mixer": "canon"},
+    "curve3+canon+softemax": {
+        "source": "encoder",
+        "channels": _THREE,
+        "sites": _BLOCKS,
+        "mixer": "canon",
+        "attention": "softemax",
+    },
     "token-shift": {"sites": _BLOCKS, "mixer": "shift"},
     "trigram": {"source": "self", "channels": ("neighbours",)},
 }

@@ -77,6 +77,7 @@ COLOURS = {
     "curve3+sites": "#4b2fb8",
     "self-curve3+sites": "#3f7f6f",
     "canon-a": "#a9764a",
+    "curve3+canon+softemax": "#0f4c5c",
     "token-shift": "#9c8f6a",
     # normalisers, where no recipe has the same name
     "softmax": "#26292d",
