@@ -116,9 +116,9 @@ _TEMPLATE = """# {name}
 
 A GPT-2 of `mini`'s shape ({n_layer} layers, {n_embd} wide, {n_head} heads, {n_positions} positions, the same
 byte-level BPE of {vocabulary:,} entries) with a curve, pretrained for curvekit from random weights as the recipe
-`{recipe}`: point, tangent and curvature of a curve through BERT's static embeddings at the input, a curve through the
-hidden states before attention and before the MLP of every block, and SoftEMax in the attention. It read what `mini`
-read, for as many steps.
+`{recipe}`: point, tangent and curvature of a curve through BERT's static embeddings at the
+input, a curve through the hidden states before attention and before the MLP of every block, and SoftEMax in the
+attention. It read what `mini` read, for as many steps.
 {parameters:,} parameters, of which {trained_parameters:,} were trained; the others are the encoder's table, which ships
 with it. English prose only; for research and demonstration.
 
@@ -179,9 +179,9 @@ def markdown(card: Mapping[str, Any]) -> str:
         {
             "text": text,
             "perplexity": f"{figure['perplexity']:.2f}",
-            f"{_BESIDE}'s": f"{beside[text]['perplexity']:.2f}",
+            f"{_BESIDE}'s perplexity": f"{beside[text]['perplexity']:.2f}",
             "bits a byte": f"{figure['bits_per_byte']:.4f}",
-            f"{_BESIDE}'s ": f"{beside[text]['bits_per_byte']:.4f}",
+            f"{_BESIDE}'s bits a byte": f"{beside[text]['bits_per_byte']:.4f}",
         }
         for text, figure in card["figures"].items()
     ]
