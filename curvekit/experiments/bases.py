@@ -26,13 +26,14 @@ from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.training.runs import load_run
 from curvekit.training.settings import RunConfig
+from curvekit.training.stepping import highest_rate
 
 RESULTS = {
     "bases": [str], "documents": int, "characters": int,
     "rows": [{"text": str, "base": str, "fine_tuned": bool, "seed": (int, None), "settings": dict, "score": SCORE}],
     "depths": [{"base": str, "text": str, "tokens": [int], "nats": [[float]]}],
 }  # fmt: skip
-_TOLD = ("recipe", "steps", "learning_rate", "block_size", "batch_size", "optimizer")  # of a run
+_TOLD = ("recipe", "steps", "block_size", "batch_size", "optimizer")  # of a run
 
 
 def run_all(
@@ -107,6 +108,7 @@ def _row_of(folder: str | Path, bases: Sequence[str]) -> dict[str, Any]:
     if (base := by_name(config.base)) not in bases:
         raise CurvekitError(f"the run in {folder} began from {base!r}; give runs on {bases[0]} and {bases[1]}")
     told = {name: getattr(config, name) for name in _TOLD}
+    told["learning_rate"] = highest_rate(config, run.metrics["base_is_random"])
     row = {
         "text": str(by_name(config.corpus)).removesuffix(".txt"),
         "base": base,

@@ -21,6 +21,7 @@ from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.recipes import recipe_settings
 from curvekit.training.runs import load_run
+from curvekit.training.stepping import highest_rate
 
 SETTINGS = (  # of a run, in which cells may differ
     *("base", "model", "optimizer", "learning_rate", "added_rate", "steps", "block_size", "batch_size", "sink_share"),
@@ -41,14 +42,24 @@ class Cell:
     runs: Mapping[int, Mapping[str, Any]]  # by seed
 
     @property
-    def name(self) -> str:
-        told = [f"{name} {value:g}" if isinstance(value, float) else str(value) for name, value in self._told()]
+    def series(self) -> str:
+        """Its name but for the learning rate."""
+        told = []
+        for name, value in self.settings.items():
+            if name == "added_rate" and value != 1:
+                told.append(f"added at {value:g} times the rate")
+            elif name not in ("added_rate", "learning_rate") and value not in ("", None):
+                told.append(f"{name} {value:g}" if isinstance(value, float) else str(value))
         return ", ".join([self.recipe, *told])
 
-    def _told(self) -> list[tuple[str, Any]]:
-        words = {"learning_rate": "rate", "added_rate": "added ×"}
-        told = [(words.get(name, name), value) for name, value in self.settings.items()]
-        return [(name, value) for name, value in told if value not in ("", None) and (name, value) != ("added ×", 1.0)]
+    @property
+    def name(self) -> str:
+        return f"{self.series}, rate {self.rate:g}"
+
+    @property
+    def rate(self) -> float:
+        rate: float = next(iter(self.runs.values()))["settings"]["learning_rate"]
+        return rate
 
     @property
     def validation(self) -> float:
@@ -71,6 +82,7 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
         config = run.config
         held = held_results(path, RESULTS, {"corpus": by_name(config.corpus)}, rows=[])
         settings = {name: by_name(getattr(config, name)) for name in SETTINGS if name != "model"}
+        settings["learning_rate"] = highest_rate(config, run.metrics["base_is_random"])
         settings["model"] = " ".join(f"{name}={value}" for name, value in sorted(config.model.items()))
         row = {
             "recipe": config.recipe,

@@ -35,6 +35,7 @@ _HOMES = {
     "losses_by_depth": "ladder",
     "looks_back": "ladder",
     "losses_by_context": "lengths",
+    "differences_by_rate": "grid",
     "document_lengths": "corpora",
     "zipf": "corpora",
     "shares_of_scripts": "corpora",

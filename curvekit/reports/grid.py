@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from curvekit import figures
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import fill, interval, markdown_table
@@ -78,6 +80,19 @@ def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], agains
     return rows
 
 
+def picture(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> Figure:
+    """The figure of the page."""
+    grid = cells(results)
+    apart, chosen = differences(grid, against, at, samples), best(grid)[against]
+    series: dict[str, dict[float, tuple[float, float, float]]] = {}
+    for cell in grid:
+        if found := apart.get(cell.name):
+            series.setdefault(cell.series, {})[cell.rate] = (found["difference"], found["low"], found["high"])
+        elif cell is chosen:
+            series.setdefault(cell.series, {})[cell.rate] = (0.0, 0.0, 0.0)
+    return figures.differences_by_rate(series, chosen.name if at == "best" else f"{against} at the same settings")
+
+
 def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> str:
     """The table and the figure as Markdown."""
     grid = cells(results)
@@ -89,7 +104,7 @@ def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPL
         f"Losses in nats a token on {results['corpus']}; in bold each recipe's best on validation. Δ: the loss on test "
         f"documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
         + (gate if "gate" in rows[0] else ""),
-        f"![Difference from {against}, setting by setting](figures/grid.png)",
+        f"![Difference from {against} by learning rate](figures/grid.png)",
     ]
     return "\n\n".join(parts)
 
@@ -102,12 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--at", choices=AT, default="best", help="at the same settings, or at its best (default: best)")
     given = parser.parse_args(arguments)
     results = load(given.folder / "results.json")
-    apart = differences(cells(results), given.against, given.at)
-    picture = figures.differences_by_rung(
-        {f"{results['corpus']}, test": list(apart.values())}, given.against,
-        title=f"Difference from {given.against}, setting by setting",
-    )  # fmt: skip
-    figures.save(picture, "grid", given.folder)
+    figures.save(picture(results, given.against, given.at), "grid", given.folder)
     fill(given.folder / "README.md", told(results, given.against, given.at), title="A grid of settings")
 
 

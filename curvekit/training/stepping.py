@@ -189,7 +189,6 @@ def training_arguments(
     batch_size, accumulate = share_of_batch(config.batch_size, config.accumulate, place().world)
     cuda = torch.cuda.is_available()
     numbers = precision(config)
-    rate = config.learning_rate
     arguments = TrainingArguments(
         use_cpu=not cuda,  # else accelerate knows no CPU among several
         output_dir=str(folder.resolve()),
@@ -197,7 +196,7 @@ def training_arguments(
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
         gradient_accumulation_steps=accumulate,
-        learning_rate=_default_rate(config, base_is_random) if rate is None else rate,
+        learning_rate=highest_rate(config, base_is_random),
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
         weight_decay=config.weight_decay,
@@ -229,8 +228,13 @@ def training_arguments(
     return arguments
 
 
-def _default_rate(config: RunConfig, base_is_random: bool) -> float:
-    """What is recommended; an adapter's was measured on ``smollm2`` (0.5 to 4e-3; the gate gained nothing by more)."""
+def highest_rate(config: RunConfig, base_is_random: bool) -> float:
+    """The learning rate that was set, or what is recommended.
+
+    An adapter's was measured on ``smollm2`` (0.5 to 4e-3; the gate gained nothing by more).
+    """
+    if config.learning_rate is not None:
+        return config.learning_rate
     if config.adapter == "lora":
         return 2e-3
     return 1e-3 if base_is_random or config.base in SHIPPED else 1e-4

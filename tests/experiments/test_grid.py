@@ -28,7 +28,7 @@ def runs(tiny_base, tiny_encoder, tiny_corpus, tmp_path_factory):
         "plain": {},
         "plain-fast": {"learning_rate": 1e-2},
         "plain-fast-1": {"learning_rate": 1e-2, "seed": 1},
-        "curve": {"recipe": "curve", "model": {"degree": 3}},
+        "curve": {"recipe": "curve", "model": {"degree": 3}, "learning_rate": None},  # what is recommended
     }.items():
         train(dataclasses.replace(config, **changed), root / name, progress="none")
     return root
@@ -38,7 +38,7 @@ def test_runs_become_cells_and_validation_chooses(runs, tmp_path):
     results = add(tmp_path, [runs / name for name in ("plain", "plain-fast", "plain-fast-1", "curve")])
     plain, fast, curve = cells(results)
     assert [len(cell.runs) for cell in (plain, fast, curve)] == [1, 2, 1]
-    assert plain.name == "plain, rate 0.001" and curve.name == "curve, degree=3, rate 0.001"
+    assert plain.name == "plain, rate 0.001" and curve.name == "curve, degree=3, rate 0.0001"
     assert curve.runs[0]["gate"] > 0 and plain.runs[0]["gate"] is None
     assert plain.validation == read_json(runs / "plain" / "metrics.json")["validation"]["loss"]
     assert best([plain, fast, curve]) == {

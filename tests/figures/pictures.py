@@ -365,6 +365,14 @@ def losses_by_context():
     )  # fmt: skip
 
 
+def differences_by_rate():
+    series = {
+        "plain": {2.5e-4: (0.016, 0.01, 0.02), 5e-4: (0.0, 0.0, 0.0)},
+        "curve": {5e-4: (-0.005, -0.008, -0.003), 1e-3: (0.026, 0.02, 0.03), 2e-3: (0.33, 0.31, 0.35)},
+    }
+    return figures.differences_by_rate(series, "plain at 0.0005")
+
+
 GALLERY = [
     family, limits, overflow, gradients, row_sums, attention_maps, sentence_curve, word_in_contexts, curve_family,
     curve_weights, leak_map, leak_perplexity, training_curves, learning_curves, difference_intervals, ablations,
@@ -374,7 +382,7 @@ GALLERY = [
     preference_changes, preference_histories, accuracy_by_shots,
     task_figures,
     document_lengths, zipf, shares_of_scripts, price_of_a_vocabulary, price_of_languages, calibration,
-    quality_and_cost, recognised, sinks_by_depth, losses_by_context,
+    quality_and_cost, recognised, sinks_by_depth, losses_by_context, differences_by_rate,
 ]  # fmt: skip
 
 
