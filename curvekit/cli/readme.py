@@ -26,7 +26,6 @@ def results_block(folder: Path) -> str:
 
 _TESTED = {"difference": float, "low": float, "high": float, "relative_perplexity": float}
 _BEST, _CANON, _WIDER = "curve3+sites+softemax", "canon:own_rate=4", "plain:like=curve3"
-_COMBINED = "curve3+canon+softemax"
 _SAID = {  # candidates of the ladder that the README shows, and what they are
     "plain": "GPT-2",
     _WIDER: "GPT-2, wider",
@@ -38,7 +37,6 @@ _SAID = {  # candidates of the ladder that the README shows, and what they are
     "trigram:own_rate=4": "peer: trigram embeddings",
     _BEST: "curves at the input and in the blocks, SoftEMax",
     _CANON: "peer: Canon's free kernels in the blocks",
-    _COMBINED: "a curve at the input, Canon's kernels in the blocks, SoftEMax",
 }
 
 
@@ -86,7 +84,6 @@ def ladder_block(folder: Path) -> str:
             if each["candidate"] == _BEST
         ),
         _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
-        _against("A curve at the input and SoftEMax, added to those kernels,", pair[_COMBINED, _CANON]),
         _against(
             "A curve through BERT's embeddings, against one through the model's own,", pair["curve3", "self-curve3"]
         ),
