@@ -51,21 +51,22 @@ def losses_by_context(
             right.plot(at, difference, "o", ms=4.5, color=shades[name], mec="none", zorder=4)
     right.set_title(f"difference from {first}")
     right.set_ylabel("nats a token")
-    right.yaxis.set_major_formatter(lambda v, _: signed(v, 2) if v else "0")
+    right.yaxis.set_major_formatter(lambda v, _: signed(v, 3) if v else "0")
     for ax in (left, right):
-        _windows(ax, sorted({context for nats in models.values() for context in nats}), trained)
+        _windows(ax, sorted({context for nats in models.values() for context in nats}))
+        if trained is not None:
+            ax.axvline(trained, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=0)
+    if trained is not None:
+        left.annotate(
+            " trained on", (trained, 1), xycoords=("data", "axes fraction"), va="top", color=MUTED, fontsize=SMALL
+        )
     return figure
 
 
-def _windows(ax: Axes, contexts: list[int], trained: int | None) -> None:
-    """The axis of windows, each twice the one before, and where training ended."""
+def _windows(ax: Axes, contexts: list[int]) -> None:
+    """The axis of windows, each twice the one before."""
     ax.set_xscale("log", base=2)
     ax.set_xlim(contexts[0] / 1.25, contexts[-1] * 1.25)
     ax.set_xticks(contexts, [f"{context:,}" for context in contexts])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("tokens in a window")
-    if trained is not None:
-        ax.axvline(trained, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=0)
-        ax.annotate(
-            " trained on", (trained, 1), xycoords=("data", "axes fraction"), va="top", color=MUTED, fontsize=SMALL
-        )
