@@ -57,17 +57,17 @@ def differences(grid: Sequence[Cell], against: str, at: str, samples: int = SAMP
 
 
 def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], against: str) -> list[dict[str, str]]:
-    """A row a cell; each recipe's best validation loss is in bold."""
+    """A row a cell, and which of them are their recipes' best."""
     chosen = {cell.name for cell in best(grid).values()}
     gates = any(run["gate"] is not None for cell in grid for run in cell.runs.values())
     rows = []
     for cell in grid:
-        loss, mark = f"{cell.validation:.4f}", "**" if cell.name in chosen else ""
         perplexity = math.exp(fmean(score.loss for score in cell.scores(sorted(cell.runs))))
         row = {
             "recipe": cell.name,
             "seeds": str(len(cell.runs)),
-            "validation": f"{mark}{loss}{mark}",
+            "validation": f"{cell.validation:.4f}",
+            "chosen": "yes" if cell.name in chosen else "",
             "test perplexity": f"{perplexity:.2f}",
         }
         if gates:
@@ -101,7 +101,7 @@ def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPL
     gate = " Gate: how far the curve's gate at the input opened, the mean of its absolute values."
     parts = [
         markdown_table(rows),
-        f"Losses in nats a token on {results['corpus']}; in bold each recipe's best on validation. Δ: the loss on test "
+        f"Losses in nats a token on {results['corpus']}; chosen: each recipe's best on validation. Δ: the loss on test "
         f"documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
         + (gate if "gate" in rows[0] else ""),
         f"![Difference from {against} by learning rate](figures/grid.png)",

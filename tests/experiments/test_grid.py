@@ -66,7 +66,7 @@ def test_a_cell_is_compared_at_the_same_settings_or_with_the_best(runs, tmp_path
     twins = next(cell for cell in grid if cell.recipe == "softemax")
     assert found["difference"] == paired_bootstrap(twins.scores([0]), fast.scores([0]), 100).difference > 0
     rows = rows_of(grid, {}, "plain")
-    assert [row["validation"].startswith("**") for row in rows] == [cell in best(grid).values() for cell in grid]
+    assert [row["chosen"] == "yes" for row in rows] == [cell in best(grid).values() for cell in grid]
     for at in ("same", "best"):
         main([str(tmp_path), "--at", at])
         assert told(load(tmp_path / "results.json"), "plain", at) in (tmp_path / "README.md").read_text("utf-8")
