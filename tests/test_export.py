@@ -59,7 +59,6 @@ def test_torch_export_takes_a_padded_batch(make, recipe):
         same(program.module()(IDS, given), model(IDS, given), 1e-5)
 
 
-@pytest.mark.slow
 def test_the_parts_are_those_of_all_recipes():
     causal = [name for name in RECIPES if RECIPES[name].get("context") != "bidirectional"]
     for setting in ("source", "context", "attention", "curve_weights", "mixer", "learn_place"):
@@ -68,6 +67,7 @@ def test_the_parts_are_those_of_all_recipes():
         assert not missing, (setting, missing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", PARTS)
 @torch.no_grad()
 def test_onnx_computes_what_torch_computes(make, recipe, tmp_path):

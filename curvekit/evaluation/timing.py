@@ -111,4 +111,4 @@ def processor() -> str:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
     except OSError:
         found = None
-    return found[1] if found else platform.machine()
+    return found[1] if found else platform.processor() or platform.machine()

@@ -92,8 +92,8 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
             "gate": _gate(run),
             "score": run.scores("test").published(),
         }
-        same = [i for i, one in enumerate(held["rows"]) if _key(one) == _key(row) and one["seed"] == row["seed"]]
-        held["rows"] = [one for i, one in enumerate(held["rows"]) if i not in same] + [row]
+        known = (_key(row), row["seed"])
+        held["rows"] = [one for one in held["rows"] if (_key(one), one["seed"]) != known] + [row]
         write_json(path, held)
     return load(path)
 
