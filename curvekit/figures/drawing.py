@@ -417,6 +417,13 @@ def name_rows(ax: Axes, names: Sequence[str]) -> None:
     ax.grid(True, axis="x")
 
 
+def upright(ax: Axes, x: float, estimate: tuple[float, float, float], shade: str, size: float = 5) -> None:
+    """A dot at ``x`` for an estimate, the first of the three, and a bar from its interval's low end to its high one."""
+    middle, low, high = estimate
+    ax.plot([x, x], [low, high], color=shade, lw=2.4, solid_capstyle="butt")
+    ax.plot(x, middle, "o", ms=size, color=shade, mec="none", zorder=4)
+
+
 def label_ends(ax: Axes, labels: Iterable[tuple[float, str, str]]) -> None:
     """Name lines at the right edge, (y in data units, text, colour), moved apart where they would touch.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from curvekit.figures.drawing import MUTED, canvas, distinct, signed, styled
+from curvekit.figures.drawing import MUTED, canvas, distinct, signed, styled, upright
 
 LINEAR = 0.01  # nats: so near to 0 the axis is linear, further away logarithmic
 TICKS = (-1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1)
@@ -35,12 +35,10 @@ def differences_by_rate(series: Mapping[str, Mapping[float, tuple[float, float, 
         aside = 2 ** (0.04 * (k - (len(series) - 1) / 2))  # so that intervals at one rate stand beside each other
         rates = sorted(found)
         ax.plot(
-            [rate * aside for rate in rates], [found[rate][0] for rate in rates],
-            "o-", ms=5.5, lw=1.5, color=shades[name], mec="none", zorder=4,
-        )  # fmt: skip
+            [rate * aside for rate in rates], [found[rate][0] for rate in rates], lw=1.5, color=shades[name], zorder=4
+        )
         for rate in rates:
-            _, low, high = found[rate]
-            ax.plot([rate * aside] * 2, [low, high], color=shades[name], lw=2.4, solid_capstyle="butt")
+            upright(ax, rate * aside, found[rate], shades[name], 5.5)
     every = [x for found in series.values() for difference in found.values() for x in difference]
     ax.set_yscale("symlog", linthresh=LINEAR, linscale=0.8)
     ax.set_ylim(min(1.3 * min(every), -LINEAR), max(1.3 * max(every), LINEAR))

@@ -9,7 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from curvekit.figures.drawing import MUTED, PAPER, SEQUENTIAL, SMALL, array, canvas, colour, name_rows, signed, styled
+from curvekit.figures.drawing import (
+    MUTED,
+    PAPER,
+    SEQUENTIAL,
+    SMALL,
+    array,
+    canvas,
+    colour,
+    name_rows,
+    signed,
+    styled,
+    upright,
+)
 
 GROUPS = 40  # of neighbouring channels, each drawn as its mean
 
@@ -110,9 +122,8 @@ def losses_by_depth(models: Mapping[str, Sequence[float]], apart: Sequence[tuple
         left.plot(range(1, len(nats) + 1), nats, "o-", ms=5, lw=1.6, color=colour(name), mec="none")
     left.set_title("loss")
     right.axhline(0, color=colour(first), lw=1.2)
-    for k, (difference, low, high) in enumerate(apart, start=1):
-        right.plot([k, k], [low, high], color=colour(second), lw=2.4, solid_capstyle="butt")
-        right.plot(k, difference, "o", ms=5, color=colour(second), mec="none", zorder=4)
+    for k, difference in enumerate(apart, start=1):
+        upright(right, k, difference, colour(second))
     right.set_title(f"{second} − {first}")
     right.margins(x=0.1)
     right.yaxis.set_major_formatter(lambda v, _: signed(v, 1) if v else "0")

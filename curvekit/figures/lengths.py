@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from curvekit.figures.drawing import MUTED, QUIET, SMALL, canvas, distinct, signed, spoken_ticks, styled
+from curvekit.figures.drawing import MUTED, QUIET, SMALL, canvas, distinct, signed, spoken_ticks, styled, upright
 
 
 @styled
@@ -45,10 +45,8 @@ def losses_by_context(
     left.set_ylabel("perplexity")
     right.axhline(0, color=shades[first], lw=1.2)
     for k, (name, of_name) in enumerate(apart.items()):
-        for context, (difference, below, above) in of_name.items():
-            at = context * 2 ** (0.09 * (k - (len(apart) - 1) / 2))
-            right.plot([at, at], [below, above], color=shades[name], lw=2.4, solid_capstyle="butt")
-            right.plot(at, difference, "o", ms=4.5, color=shades[name], mec="none", zorder=4)
+        for context, difference in of_name.items():
+            upright(right, context * 2 ** (0.09 * (k - (len(apart) - 1) / 2)), difference, shades[name], 4.5)
     right.set_title(f"difference from {first}")
     right.set_ylabel("nats a token")
     right.yaxis.set_major_formatter(lambda v, _: signed(v, 3) if v else "0")
