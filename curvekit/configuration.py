@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -44,7 +45,8 @@ class CurveConfigMixin(_Mixed):
         sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve there),
             ``attention`` and ``mlp`` (in every block, after the norm before it).
         mixer: what does it there, a name of :data:`curvekit.mixers.MIXERS`; a ``curve`` has ``degree``,
-            ``curve_weights`` and ``channels``, and places of its own. ``site_gate`` is where its gate starts.
+            ``curve_weights`` and ``channels``, and places of its own. ``site_gate`` is where its gate starts, and
+            ``site_spread`` how far around that, evenly, the gates of all its channels are drawn.
         positions: ``base``, or ``sinusoidal`` to add the published ones to the base's own.
         base_is_random: the base had no pretrained weights.
         freeze: what of the base keeps its weights in training, loaded models included; what curvekit adds (curve,
@@ -84,6 +86,7 @@ class CurveConfigMixin(_Mixed):
     sites: list | tuple = ()
     mixer: str = "curve"
     site_gate: float = 1.0
+    site_spread: float = 0.0
     positions: str = "base"
     base_is_random: bool = False
     freeze: str = "none"
@@ -92,7 +95,8 @@ class CurveConfigMixin(_Mixed):
     def __post_init__(self, **kwargs: Any) -> None:
         for name, hint in _own_hints().items():
             require_type(name, getattr(self, name), hint)
-        self.log_sink, self.place, self.site_gate = float(self.log_sink), float(self.place), float(self.site_gate)
+        for name in ("log_sink", "place", "site_gate", "site_spread"):
+            setattr(self, name, float(getattr(self, name)))
         self.registered = own_parts((self.attention, self.curve_weights), self.registered)
         pick(self.attention, ATTENTIONS, "attention")
         if self.log_sink != LOG_C and self.attention in FIXED_SINKS:
@@ -118,6 +122,10 @@ class CurveConfigMixin(_Mixed):
             pick(site, SITES, "site")
         if len(set(self.sites)) != len(self.sites):
             raise CurvekitError(f"sites are {list(self.sites)}; name each once")
+        if not 0 <= self.site_spread < math.inf:
+            raise CurvekitError(
+                f"site_spread is {self.site_spread}; give 0, or how far gates are drawn around site_gate"
+            )
         if not self.sites or self.mixer != "curve":
             return
         if "point" not in self.channels or set(self.channels) - CHANNELS.keys():

@@ -48,7 +48,8 @@ class Mixer(nn.Module):
         kind: its name.
         width: of the states.
         degree, weights, channels: of the curve, see :class:`curvekit.curves.CurveEmbedding`.
-        start: where the curve's gate of the point, and smear's lambda, start.
+        start: where the curve's gate of the point, and smear's lambda, start; its other gates start at 0.
+        spread: the curve's gates are drawn evenly from ``[-spread, spread]`` around their starts.
 
     Shapes: ``mixer_degree(kind, degree) + 1`` tensors ``[batch, time, width]`` to ``[batch, time, width]``.
 
@@ -65,10 +66,11 @@ class Mixer(nn.Module):
         weights: str = "bernstein",
         channels: Sequence[str] = ("point",),
         start: float = 1.0,
+        spread: float = 0.0,
     ) -> None:
         super().__init__()
         self.kind, self.degree, self.family = kind, mixer_degree(kind, degree), weights
-        self.channels, self.start = tuple(channels), start
+        self.channels, self.start, self.spread = tuple(channels), start, spread
         empty = lambda *shape: nn.Parameter(torch.empty(*shape))  # noqa: E731
         if kind == "curve":
             self.place_logit, self.gates = empty(width), empty(len(self.channels), width)
@@ -87,6 +89,8 @@ class Mixer(nn.Module):
             yield self.place_logit, torch.logit(_spread(self.place_logit))
             gates = torch.zeros_like(self.gates)
             gates[self.channels.index("point")] = self.start
+            if self.spread:
+                gates += torch.empty_like(gates).uniform_(-self.spread, self.spread)
             yield self.gates, gates
         elif self.kind == "canon":
             bound = (self.degree + 1) ** -0.5

@@ -189,6 +189,7 @@ class CurveMixin(_Attending):
                 weights=config.curve_weights,
                 channels=config.channels,
                 start=config.site_gate,
+                spread=config.site_spread,
             )
             site, _, number = name.partition("_")
             if number:  # a hook, so that the base's modules keep their names and their code

@@ -1,4 +1,4 @@
-"""Every architecture does in every recipe what transformers expects of a causal language model."""
+"""In every recipe a GPT-2, and with every part each architecture, does what transformers expects of such a model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
-from tiny import builder
+from tiny import builder, everywhere
 from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from curvekit.bases.building import architecture_of
 from curvekit.causality import future_leak
 from curvekit.errors import CurvekitError
-from curvekit.modeling import ARCHITECTURES
 from curvekit.normalisers import LOG_C
 from curvekit.recipes import RECIPES
 
@@ -22,7 +21,7 @@ WITH_ENCODER = [name for name, settings in RECIPES.items() if settings.get("sour
 IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module")
 def base(request, tiny_bases):
     return tiny_bases[request.param]
 
@@ -57,7 +56,7 @@ def greedy(model, ids, steps=9):
 # What it computes
 
 
-@pytest.mark.parametrize("recipe", ["gpt2", "plain"])
+@everywhere(["gpt2", "plain"])
 def test_the_plain_recipe_is_transformers_own(make, base, recipe):
     ours, theirs = without_dropout(make, recipe).eval(), AutoModelForCausalLM.from_pretrained(base).eval()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -74,7 +73,7 @@ def test_the_plain_recipe_is_transformers_own(make, base, recipe):
     assert all(torch.allclose(gradients[name], same[name], atol=1e-5) for name in same)
 
 
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_more_words_than_positions_are_read_where_the_base_reads_them(make, recipe):
     """Rotations go on beyond the 64 positions of the tiny bases; tables of positions, an encoder's too, end."""
     model, ids = make(recipe), IDS.repeat(1, 6)
@@ -85,7 +84,7 @@ def test_more_words_than_positions_are_read_where_the_base_reads_them(make, reci
             logits(model, ids)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_it_leaks_exactly_where_it_says(make, recipe):
     model = make(recipe)
     leak = future_leak(model, IDS)
@@ -128,7 +127,7 @@ def attended(module, model, states, keywords, mask):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 @torch.no_grad()
 def test_attention_is_its_formula(make, recipe, padded):
     """In every layer: scale or none, local windows (6 of 12 words), rotation, grouped heads, sinks of each head."""
@@ -152,7 +151,7 @@ def test_attention_is_its_formula(make, recipe, padded):
 # Generation
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_greedy_generation_is_a_loop_over_argmax(make, recipe):
     model = make(recipe)
     assert torch.equal(model.generate(IDS, **ALL), greedy(model, IDS))
@@ -168,7 +167,7 @@ def step_by_step(model, ids, past=None):
 
 
 @pytest.mark.parametrize("cache", [None, "dynamic", "static"])
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_one_token_at_a_time_is_the_whole_sequence(make, recipe, cache):
     model = make(recipe)
     kinds = {"dynamic": lambda: DynamicCache(config=model.config), "static": lambda: StaticCache(model.config, 20)}
@@ -176,7 +175,7 @@ def test_one_token_at_a_time_is_the_whole_sequence(make, recipe, cache):
     assert difference < 1e-5, f"max_diff {difference:.2e}"
 
 
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_a_text_read_in_chunks_is_the_whole_sequence(make, recipe):
     model, past, rows = make(recipe), None, []
     with torch.no_grad():
@@ -200,7 +199,7 @@ def test_a_text_read_in_chunks_is_the_whole_sequence(make, recipe):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_cached_generation_is_uncached_generation(make, recipe, settings):
     model = make(recipe)
     runs = []
@@ -211,7 +210,7 @@ def test_cached_generation_is_uncached_generation(make, recipe, settings):
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache, tiny_tokenizer):
     model = make(recipe)
     if cache and model.config.leaks:
@@ -226,7 +225,7 @@ def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache,
         assert torch.equal(together[row, 12:], alone[0, length:]), f"row {row}"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, base):
     model, assistant = make(recipe), AutoModelForCausalLM.from_pretrained(base).eval()
     if model.config.leaks:
@@ -240,7 +239,7 @@ def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, base
     assert torch.equal(ours.generate(IDS[:1], **ALL), ours.generate(IDS[:1], assistant_model=model, **ALL))
 
 
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_it_goes_on_from_a_cache(make, recipe):
     model = make(recipe)
     plain = model.generate(IDS[:1], **ALL)
@@ -252,7 +251,7 @@ def test_it_goes_on_from_a_cache(make, recipe):
     assert torch.equal(more, model.generate(plain, **ALL))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_embeddings_in_place_of_tokens_are_read_alike_or_refused(make, recipe):
     model = make(recipe)
     embeds = model.get_input_embeddings()(IDS)
@@ -266,7 +265,7 @@ def test_embeddings_in_place_of_tokens_are_read_alike_or_refused(make, recipe):
     assert torch.equal(model.generate(inputs_embeds=embeds, **ALL), model.generate(IDS, **ALL)[:, 12:])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_the_pipeline_writes_what_the_model_writes(make, recipe, tiny_tokenizer):
     model = make(recipe)
     write = pipeline("text-generation", model=model, tokenizer=tiny_tokenizer)
@@ -281,7 +280,7 @@ def test_the_pipeline_writes_what_the_model_writes(make, recipe, tiny_tokenizer)
 # Outputs
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_kept_logits_are_those_of_the_positions(make, recipe):
     model = make(recipe)
     whole = logits(model)
@@ -290,7 +289,7 @@ def test_kept_logits_are_those_of_the_positions(make, recipe):
     assert torch.allclose(logits(model, logits_to_keep=chosen), whole[:, chosen], atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_hidden_states_and_attentions_on_request(make, recipe):
     model = make(recipe)
     if model.config.attention == "softmax":
@@ -311,7 +310,7 @@ def test_hidden_states_and_attentions_on_request(make, recipe):
             assert (rows < 1).all() and (rows > 0).all()
 
 
-@pytest.mark.parametrize("recipe", ["softemax", "sink"])
+@everywhere(["softemax", "sink"])
 def test_a_configuration_may_ask_for_the_attentions(make, recipe, tmp_path):
     model = make(recipe)
     model.save_pretrained(tmp_path)
@@ -323,7 +322,7 @@ def test_a_configuration_may_ask_for_the_attentions(make, recipe, tmp_path):
         make("plain").config.output_attentions = True  # as in transformers
 
 
-@pytest.mark.parametrize("recipe", CAUSAL)
+@everywhere(CAUSAL)
 def test_generation_returns_them_too(make, recipe):
     settings = {"output_attentions": True, "output_hidden_states": True, "output_logits": True}
     model = make(recipe)
@@ -335,7 +334,7 @@ def test_generation_returns_them_too(make, recipe):
     assert output.hidden_states[3][-1].shape[1] == 1
 
 
-@pytest.mark.parametrize("recipe", ["softemax", "sink"])
+@everywhere(["softemax", "sink"])
 def test_softemax_is_not_exchanged_for_softmax_unawares(make, recipe, tmp_path):
     model = make(recipe)
     for other in ("eager", "sdpa"):
@@ -348,7 +347,7 @@ def test_softemax_is_not_exchanged_for_softmax_unawares(make, recipe, tmp_path):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_padding_changes_no_logits(make, recipe, side):
     model, alone = make(recipe), IDS[:1, :8]
     padding = torch.full((1, 4), 5)
@@ -363,7 +362,7 @@ def test_padding_changes_no_logits(make, recipe, side):
 # Saving and changing
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_a_saved_model_reloads_by_itself(make, recipe, tmp_path, monkeypatch):
     model = make(recipe)
     model.save_pretrained(tmp_path)
@@ -378,7 +377,7 @@ def test_a_saved_model_reloads_by_itself(make, recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [403, 350])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_a_resized_vocabulary_is_read_saved_and_trained(make, recipe, size, tmp_path):
     model = make(recipe)
     before = logits(model)
@@ -409,7 +408,7 @@ def loss_and_gradients(model):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_gradient_checkpointing_changes_nothing(make, recipe, reentrant):
     model = without_dropout(make, recipe)
     loss, gradients = loss_and_gradients(model)
@@ -419,7 +418,7 @@ def test_gradient_checkpointing_changes_nothing(make, recipe, reentrant):
     assert all(torch.allclose(same[n], gradients[n], atol=1e-6) for n in gradients)
 
 
-@pytest.mark.parametrize("recipe", ["plain", "curve+softemax"])
+@everywhere(["plain", "curve3+sites+softemax"])
 def test_a_configuration_may_ask_for_checkpointing(make, recipe):
     config = copy.deepcopy(make(recipe).config)
     config.gradient_checkpointing = True
@@ -427,7 +426,7 @@ def test_a_configuration_may_ask_for_checkpointing(make, recipe):
     assert model.is_gradient_checkpointing and not hasattr(model.config, "gradient_checkpointing")
 
 
-@pytest.mark.parametrize("recipe", ["gpt2", "curve", "curve-causal", "curve+softemax"])
+@everywhere(["plain", "curve", "curve-causal", "curve3+sites+softemax"])
 def test_it_traces_and_keeps_its_logits(make, recipe):
     model = make(recipe)
     compiled = torch.compile(model, backend="aot_eager")
@@ -436,7 +435,7 @@ def test_it_traces_and_keeps_its_logits(make, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["curve-causal", "curve3+sites+softemax"])  # every part once
+@everywhere(["curve-causal", "curve3+sites+softemax"], parts=["curve3+sites+softemax"])
 def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
     torch.compiler.reset()
     model = without_dropout(make, recipe)
@@ -458,7 +457,7 @@ def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
     model, reference = make(recipe).to(getattr(torch, dtype)), logits(make(recipe))
     found = logits(model)
@@ -469,7 +468,7 @@ def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_it_loads_in_other_types(make, recipe, dtype, tmp_path):
     make(recipe).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype))
@@ -477,7 +476,7 @@ def test_it_loads_in_other_types(make, recipe, dtype, tmp_path):
     assert logits(model).isfinite().all()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@everywhere(RECIPES)
 def test_bfloat16_autocast_is_near_float32(make, recipe):
     model = make(recipe)
     with torch.autocast("cpu", torch.bfloat16):

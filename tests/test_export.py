@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import builder
+from tiny import PARTS, builder, everywhere
 
-from curvekit.modeling import ARCHITECTURES
 from curvekit.recipes import RECIPES
 
-PARTS = (  # recipes in which every source, family of curves, mixer and attention of a causal recipe is there once
-    *("plain", "softmax1", "sink", "encoder", "curve-causal", "self-curve", "learned", "bspline", "curve3-places"),
-    *("curve3+sites+softemax", "smear", "canon", "token-shift", "trigram"),
-)
 IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
 OTHERS = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def make(request, tiny_bases, tiny_encoder, tiny_tokenizer):
-    return builder(tiny_bases[request.param], tiny_encoder, tiny_tokenizer)
+@pytest.fixture(scope="module")
+def base(request, tiny_bases):
+    return tiny_bases[request.param]
+
+
+@pytest.fixture(scope="module")
+def make(base, tiny_encoder, tiny_tokenizer):
+    return builder(base, tiny_encoder, tiny_tokenizer)
 
 
 class Logits(torch.nn.Module):
@@ -38,7 +38,7 @@ def same(a, b, bound):
     assert difference < bound, f"max_diff {difference:.2e}"
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "gpt2"])
+@everywhere([name for name in RECIPES if name != "gpt2"])
 @torch.no_grad()
 def test_torch_export_takes_every_recipe_for_any_batch_and_length(make, recipe):
     model, free = Logits(make(recipe)), torch.export.Dim.AUTO
@@ -68,7 +68,7 @@ def test_the_parts_are_those_of_all_recipes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", PARTS)
+@everywhere(PARTS, parts=["curve-causal", "curve3+sites+softemax"])
 @torch.no_grad()
 def test_onnx_computes_what_torch_computes(make, recipe, tmp_path):
     import onnxruntime

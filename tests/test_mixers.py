@@ -62,6 +62,18 @@ def test_a_curve_starts_spread_from_far_back_to_its_own_word():
     assert own[0] < 0.01 and own[-1] > 0.98 and (own.diff() > 0).all()
 
 
+def test_drawn_gates_start_evenly_around_theirs_and_a_curve_then_adds_its_neighbours_or_takes_them_away():
+    torch.manual_seed(0)
+    mixer = Mixer("curve", 4_000, channels=("point", "tangent", "curvature"), start=0.2, spread=0.5)
+    away = mixer.gates - torch.tensor([[0.2], [0.0], [0.0]])
+    assert away.abs().max() <= 0.5 and torch.allclose(away.std(1), torch.full((3,), 0.5 / 3**0.5), rtol=0.05)
+    kernel = mixer.kernel()
+    assert torch.allclose(kernel.sum(-1), torch.ones(4_000), atol=1e-5)
+    assert 0.3 < (kernel[:, :-1] < 0).float().mean() < 0.7
+    drawn = torch.random.get_rng_state()
+    assert (Mixer("curve", 16, start=0.2).gates == 0.2).all() and torch.equal(torch.random.get_rng_state(), drawn)
+
+
 def test_what_is_gated_shut_changes_nothing():
     h = states(2, 9, 16)
     for mixer in (Mixer("curve", 16, start=0.0), Mixer("smear", 16, start=0.0)):
@@ -170,6 +182,8 @@ def test_a_copy_is_independent(make):
         ({"sites": ("mlp",), "curve_weights": "learned"}, "canon"),
         ({"sites": ("mlp",), "channels": ("tangent",)}, "point"),
         ({"sites": ("mlp",), "channels": ("point", "neighbours")}, "derivatives"),
+        ({"sites": ("mlp",), "site_spread": -0.5}, "site_spread"),
+        ({"sites": ("mlp",), "site_spread": float("nan")}, "site_spread"),
     ],
     ids=str,
 )

@@ -1,6 +1,22 @@
-"""Tiny models for tests: any recipe on any tiny base."""
+"""Tiny models for tests: any recipe on any tiny base, and which recipes are asked of which architecture."""
 
 from __future__ import annotations
+
+import pytest
+
+from curvekit.modeling import ARCHITECTURES
+
+PARTS = (  # recipes in which every source, family of curves, mixer and attention of a causal recipe is there once
+    *("plain", "softmax1", "sink", "encoder", "curve-causal", "self-curve", "learned", "bspline", "curve3-places"),
+    *("curve3+sites+softemax", "smear", "canon", "token-shift", "trigram"),
+)
+
+
+def everywhere(recipes, parts=(*PARTS, "published")):
+    """Ask a test of every recipe on GPT-2 and, since their parts do not depend on each other, of every part on each
+    other architecture: the parameters ``base``, which the fixture of this name is given, and ``recipe``."""
+    pairs = [(base, recipe) for base in ARCHITECTURES for recipe in recipes if base == "gpt2" or recipe in parts]
+    return pytest.mark.parametrize(("base", "recipe"), pairs, indirect=["base"])
 
 
 def builder(base, encoder, tokenizer):

@@ -20,8 +20,65 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from curvekit.bases.adapters import is_added
 from curvekit.errors import CurvekitError
+from curvekit.training.precision import native_bfloat16
 
 _BIAS = ".relative_attention_bias.weight"  # of T5: a table that is looked up, and no matrix that multiplies
+
+
+class StackedMuon(Muon):
+    """torch's Muon (``match_rms_adamw``), all matrices of one shape in one product; its rate may be a tensor.
+
+    The updates are those of torch's to the rounding of bfloat16, and so is the state, so that either goes on from the
+    other's. A step asks the device for nothing, so that a GPU is not waited for and a CUDA graph can hold it. Parts of
+    matrices that are sharded are torch's to step.
+    """
+
+    def __init__(self, params: Any, lr: Any, weight_decay: float = 0.1) -> None:
+        super().__init__(params, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        from curvekit.training.sharding import is_part
+
+        if any(is_part(p) for group in self.param_groups for p in group["params"]):
+            loss: float | None = super().step(closure)
+            return loss
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(p.shape, []).append(p)
+            for shape, params in shapes.items():
+                for p in params:
+                    if not self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                gradients = [p.grad for p in params if p.grad is not None]
+                momenta = [self.state[p]["momentum_buffer"] for p in params]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+                updates = orthogonalised(torch.stack(list(ahead)), group["ns_coefficients"], group["ns_steps"])
+                updates = updates.to(params[0].dtype) * (-0.2 * math.sqrt(max(shape)) * group["lr"])
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(updates.unbind()))
+        return None
+
+
+def orthogonalised(
+    matrices: Tensor, coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315), iterations: int = 5
+) -> Tensor:
+    """Bring the singular values of ``[count, rows, columns]`` near one, by Newton-Schulz's iteration.
+
+    It is done in bfloat16, or where the hardware does not multiply in that, in float32.
+    """
+    a, b, c = coefficients
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.bfloat16() if native_bfloat16(matrices.device) else matrices.float()
+    x = x.mT if tall else x
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonAndAdamW(Optimizer):
@@ -35,7 +92,7 @@ class MuonAndAdamW(Optimizer):
 
     def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], learning_rate: float) -> None:
         self.parts: tuple[Optimizer, ...] = (
-            Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw"),
+            StackedMuon(matrices, learning_rate),
             AdamW(others, lr=learning_rate, fused=True),
         )
         super().__init__([group for part in self.parts for group in part.param_groups], {})
@@ -115,54 +172,6 @@ def _groups(
         {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * (added_rate if added else 1)}
         for (added, bare), each in sorted(groups.items())
     ]
-
-
-class StackedMuon(Optimizer):
-    """torch's Muon (``match_rms_adamw``), with all matrices of one shape in one product and a rate that is a tensor.
-
-    The updates are those of torch's to the rounding of bfloat16. A step asks the device for nothing, so that a GPU is
-    not waited for and a CUDA graph can hold it.
-    """
-
-    def __init__(
-        self, params: Any, lr: Tensor, weight_decay: float = 0.1, momentum: float = 0.95, iterations: int = 5
-    ) -> None:
-        super().__init__(
-            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "iterations": iterations}
-        )
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault(p.shape, []).append(p)
-            for shape, params in shapes.items():
-                for p in params:
-                    if not self.state[p]:
-                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                gradients = [p.grad for p in params if p.grad is not None]
-                momenta = [self.state[p]["momentum_buffer"] for p in params]
-                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-                updates = orthogonalised(torch.stack(list(ahead)), group["iterations"]).to(params[0].dtype)
-                updates *= -0.2 * math.sqrt(max(shape)) * group["lr"]
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(params, list(updates.unbind()))
-
-
-def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of ``[count, rows, columns]`` near one, by Newton-Schulz's iteration in bfloat16."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16()
-    x = x.mT if tall else x
-    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
 
 
 class DeviceMuon:

@@ -19,6 +19,7 @@ from curvekit.errors import CurvekitError, first_line
 from curvekit.recipes import recipe_settings
 from curvekit.text.packing import too_short
 from curvekit.text.shards import PreparedCorpus
+from curvekit.training.precision import native_bfloat16
 from curvekit.training.settings import RunConfig
 from curvekit.training.tracking import check_tracker
 
@@ -125,10 +126,9 @@ def precision(config: RunConfig) -> str:
         raise CurvekitError("precision is 'fp16', which needs a GPU; use 'auto', 'float32' or 'bf16'")
     if config.precision != "auto":
         return config.precision
-    if cuda:
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    here = torch.cpu.get_capabilities()
-    return "bf16" if here.get("avx512_bf16") or here.get("amx_bf16") else "float32"
+    if native_bfloat16("cuda" if cuda else "cpu"):
+        return "bf16"
+    return "fp16" if cuda else "float32"
 
 
 def _positions(where: str, what: str, weights: bool) -> Any:

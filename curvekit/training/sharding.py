@@ -22,30 +22,32 @@ def shard(model: Any) -> None:
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
 
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (torch.distributed.get_world_size(),))
     base = model.base_model
     for block in getattr(base, base.blocks):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    whole = [name for name, each in model.named_parameters() if not isinstance(each, DTensor)]
+    whole = [name for name, each in model.named_parameters() if not is_part(each)]
     if whole:  # it would be trained apart in every process, and nobody would be told
         raise RuntimeError(f"not sharded: {', '.join(whole)}")
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are parts of whole ones."""
+    return any(map(is_part, model.parameters()))
+
+
+def is_part(value: Any) -> bool:
+    """Whether a tensor is a part of a whole one."""
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(each, DTensor) for each in model.parameters())
+    return isinstance(value, DTensor)
 
 
 def whole(value: Any) -> Any:
     """Nested dictionaries and lists with every part made whole; all processes must ask for it together."""
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(value, DTensor):
+    if is_part(value):
         return value.full_tensor().cpu()
     if isinstance(value, dict):
         return {name: whole(each) for name, each in value.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curvekit.errors import CurvekitError
-from curvekit.training.optimizers import DeviceMuon, muon
+from curvekit.training.optimizers import DeviceMuon, StackedMuon, muon
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -53,6 +53,26 @@ def test_muons_steps_have_singular_values_of_one_length(make):
     optimizer.step()
     lengths = torch.linalg.svdvals(before - matrix.detach()) / (0.01 * 0.2 * max(matrix.shape) ** 0.5)
     assert lengths.min() > 0.6 and lengths.max() < 1.3  # Newton-Schulz stops where they are near one
+
+
+def test_matrices_are_stepped_as_by_torchs_muon_and_either_goes_on_from_the_others_state():
+    weights = [torch.randn(shape) for shape in ((8, 24), (24, 8), (8, 24), (8, 8))]
+    mine, theirs = ([torch.nn.Parameter(w.clone()) for w in weights] for _ in range(2))
+    stacked = StackedMuon(mine, 0.01, 0.1)
+    torchs = torch.optim.Muon(theirs, 0.01, 0.1, adjust_lr_fn="match_rms_adamw")
+    for number in range(4):
+        if number == 2:
+            states = stacked.state_dict(), torchs.state_dict()
+            torchs.load_state_dict(states[0])
+            stacked.load_state_dict(states[1])
+        for a, b, w in zip(mine, theirs, weights, strict=True):
+            a.grad = torch.randn_like(w)
+            b.grad = a.grad.clone()
+        stacked.step()
+        torchs.step()
+    moved = max((a - w).abs().max() for a, w in zip(mine, weights, strict=True))
+    apart = max((a - b).abs().max() for a, b in zip(mine, theirs, strict=True))
+    assert apart < 0.02 * moved, f"{apart:.1e} of {moved:.1e}"
 
 
 def test_a_schedule_reaches_both(make):
