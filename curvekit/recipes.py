@@ -67,6 +67,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sites-zero": {"sites": _BLOCKS, "site_gate": 0.0},
     "curve3+sites": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS},
     "curve3+sites+softemax": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS, "attention": "softemax"},
+    "curve3+sites+sink": {  # the same for a base that was pretrained with softmax: at first it changes next to nothing
+        "source": "encoder",
+        "channels": _THREE,
+        "sites": _BLOCKS,
+        "site_gate": 0.0,
+        "attention": "sink",
+    },
     "self-curve3+sites": {"source": "self", "channels": _THREE, "sites": _BLOCKS},
     # peers, as others published them
     "smear": {"sites": ("embedding",), "mixer": "smear", "site_gate": 0.0},

@@ -10,7 +10,7 @@ from curvekit.cli.flags import Commands, Pairs, add_plugin, command, listed, pat
 from curvekit.cli.printing import say
 from curvekit.cli.settings import add_settings, config
 from curvekit.errors import CurvekitError
-from curvekit.training.settings import MAIN_RECIPES, RunConfig, main_recipes
+from curvekit.training.settings import RunConfig, main_recipes
 
 
 def add(commands: Commands) -> None:
@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
         "--recipes",
         nargs="+",
         metavar="NAME",
-        help=f"what is compared; the first is the baseline (default: {' '.join(MAIN_RECIPES)}; "
-        "plain for gpt2 on other bases, sink for softemax in smollm2)",
+        help="what is compared; the first is the baseline (default: the base itself, a curve, SoftEMax, and the best "
+        f"of both; on mini: {' '.join(main_recipes('mini'))}; with --scratch: {' '.join(main_recipes('mini', True))})",
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     from curvekit.reports.execution import report
 
     settings = config(arguments)
-    recipes = [pick_recipe(name) for name in listed(arguments.recipes or main_recipes(settings.base))]
+    recipes = [pick_recipe(name) for name in listed(arguments.recipes or main_recipes(settings.base, settings.scratch))]
     seeds = [_seed(text) for text in listed(arguments.seeds)]
     out = arguments.out or Path("reports") / f"{Path(settings.corpus).name}-{Path(settings.base).name}"
     print(

@@ -70,10 +70,5 @@ def given(arguments: argparse.Namespace, of: Any = RunConfig) -> dict[str, Any]:
 
 
 def config(arguments: argparse.Namespace) -> RunConfig:
-    """The defaults, over them what was given; a base that ships with its curve is trained with it."""
-    from curvekit.bases.hub import own_recipe
-
-    values = given(arguments)
-    if "recipe" not in values and (own := own_recipe(str(values.get("base")))):
-        values["recipe"] = own
-    return RunConfig.from_dict(values).validate()
+    """The defaults, over them what was given."""
+    return RunConfig.from_dict(given(arguments)).validate()

@@ -44,6 +44,9 @@ CONTRASTS = (  # what the curve brings apart from what the encoder brings
     ("curve", "random-encoder"),
     ("curve-causal", "curve"),
     ("curve+softemax", "softemax"),
+    ("curve+sink", "sink"),
+    ("curve3+sites+softemax", "softemax"),
+    ("curve3+sites+sink", "sink"),
 )
 
 

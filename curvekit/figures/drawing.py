@@ -75,6 +75,7 @@ COLOURS = {
     "sites-mlp": "#a99fe8",
     "sites-zero": "#c3bcf0",
     "curve3+sites": "#4b2fb8",
+    "curve3+sites+sink": "#c2410c",
     "self-curve3+sites": "#3f7f6f",
     "canon-a": "#a9764a",
     "curve3+canon+softemax": "#0f4c5c",

@@ -93,7 +93,7 @@ def report(
             that cannot be written or holds runs of other settings.
     """
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
-    recipes = main_recipes(config.base) if recipes is None else recipes
+    recipes = main_recipes(config.base, config.scratch) if recipes is None else recipes
     folder, recipes, seeds = Path(folder), list(dict.fromkeys(recipes)), list(dict.fromkeys(seeds))
     if not recipes or not seeds:
         raise CurvekitError(f"{len(recipes)} recipes by {len(seeds)} seeds give no run: name at least one of each")

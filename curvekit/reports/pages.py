@@ -64,6 +64,7 @@ WHAT = {
     "sites-zero": "sites, behind gates that start at zero",
     "curve3+sites": "curve3 and sites",
     "curve3+sites+softemax": "curve3, sites and softemax",
+    "curve3+sites+sink": "curve3, sites behind gates that start at zero, and sink",
     "self-curve3+sites": "self-curve3 and sites",
     "smear": "a peer: each embedding takes a learned share of the one before it",
     "canon": "a peer: free kernels over four words in every block, before attention and before the MLP",

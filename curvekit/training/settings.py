@@ -5,6 +5,7 @@ No model is loaded here, so the command line and the notebooks read their settin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shlex
@@ -29,7 +30,6 @@ LOSSES = {  # what a run may minimise -> its own settings
     "unlikelihood": ("unlikelihood",),
 }
 COLDEST = 1e-6  # temperature above 0: what logits are divided by must not make them infinite
-MAIN_RECIPES = ("gpt2", "curve", "softemax", "curve+softemax")
 SMOLLM2: dict[str, Any] = {  # some ten minutes on two cores in float32, scores included
     "adapter": "lora",
     "block_size": 256,
@@ -68,21 +68,43 @@ PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 2
 }
 
 
-def main_recipes(base: str) -> tuple[str, ...]:
+def main_recipes(base: str, scratch: bool = False) -> tuple[str, ...]:
     """What is compared on a base unless something is named; the first, its baseline, is the base itself.
 
-    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``. In ``smollm2``,
-    which has read two trillion tokens with softmax, SoftEMax comes with learned sinks that begin low: its constant
-    would cost 0.4 nats before the first step.
+    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``. From random
+    weights the others are the halves of the idea, and what of it was best there. A base that was pretrained with
+    softmax has learned to count on all of its attention, which SoftEMax's constant would take from it (0.4 nats before
+    the first step of ``mini`` or ``smollm2``), and to read each state as it is: there SoftEMax comes with learned sinks
+    that begin low, and a curve in the blocks behind closed gates. A base that was pretrained with a curve is compared
+    with what is left without it.
     """
-    from curvekit.bases.hub import GPT2S
+    from curvekit.bases.hub import GPT2S, own_recipe
 
-    if base == "smollm2":
-        return "plain", "curve", "sink", "curve+sink"
-    known = {"mini", "mini-curve", *GPT2S}
-    shape = Path(base) / "config.json"
-    is_gpt2 = base in known or (shape.is_file() and str(read_json(shape).get("model_type")).endswith("gpt2"))
-    return MAIN_RECIPES if is_gpt2 else ("plain", *MAIN_RECIPES[1:])
+    kind = _model_type(base)
+    plain = "gpt2" if base in GPT2S or kind.endswith("gpt2") else "plain"
+    if not scratch and (own := own_recipe(base)):
+        return own, plain
+    attention = "softemax" if scratch else "sink"
+    if base == "smollm2" or "t5" in (kind or base.lower()):  # measured so; and a T5 has no place for sites
+        return plain, "curve", attention, f"curve+{attention}"
+    return plain, "curve3" if scratch else "curve", attention, f"curve3+sites+{attention}"
+
+
+def main_recipe(base: str, scratch: bool = False) -> str:
+    """What is trained on a base unless something is named: its own recipe, or the best of the idea."""
+    from curvekit.bases.hub import own_recipe
+
+    return own_recipe(base) or main_recipes(base, scratch)[-1]
+
+
+def _model_type(base: str) -> str:
+    """transformers' name of a base's architecture, as far as it can be told without a network; else nothing."""
+    from curvekit.bases.hub import SHIPPED
+
+    with contextlib.suppress(CurvekitError, OSError, ValueError):
+        shape = Path(SHIPPED.get(base, base)) / "config.json"
+        return str(read_json(shape).get("model_type")) if shape.is_file() else ""
+    return ""
 
 
 @dataclass
@@ -94,7 +116,11 @@ class RunConfig(Settings):
     whether it changes the run's figures.
     """
 
-    recipe: str = _setting("curve+softemax", "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ...")
+    recipe: str = _setting(
+        None,
+        "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ... (default: the base's own, or what was best: "
+        "curve3+sites+sink, from random weights curve3+sites+softemax; in smollm2 and a T5 a curve at the input alone)",
+    )
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting(
         None, "text: pydocs, wikitext-2, wikitext-103, ..., or a file or folder (default: pydocs; with a task, its own)"
@@ -303,6 +329,7 @@ class RunConfig(Settings):
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
         chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs", "temperature": 1.0}
+        chosen["recipe"] = main_recipe(self.base, bool(self.scratch)) if isinstance(self.base, str) else "plain"
         if self.base == "smollm2":
             adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
             chosen |= SMOLLM2 | ({} if adapted else {"adapter": "none"})
