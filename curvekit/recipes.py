@@ -56,6 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # members of the family of curves
     "curve3": {"source": "encoder", "channels": _THREE},
     "curve3+softemax": {"source": "encoder", "channels": _THREE, "attention": "softemax"},
+    "curve3+sink": {"source": "encoder", "channels": _THREE, "attention": "sink"},
     "self-curve3": {"source": "self", "channels": _THREE},
     "curve3-places": {"source": "encoder", "channels": _THREE, "learn_place": True},
     "learned": {"source": "encoder", "curve_weights": "learned"},
@@ -67,13 +68,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sites-zero": {"sites": _BLOCKS, "site_gate": 0.0},
     "curve3+sites": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS},
     "curve3+sites+softemax": {"source": "encoder", "channels": _THREE, "sites": _BLOCKS, "attention": "softemax"},
-    "curve3+sites+sink": {  # the same for a base that was pretrained with softmax: at first it changes next to nothing
-        "source": "encoder",
-        "channels": _THREE,
-        "sites": _BLOCKS,
-        "site_gate": 0.0,
-        "attention": "sink",
-    },
     "self-curve3+sites": {"source": "self", "channels": _THREE, "sites": _BLOCKS},
     # peers, as others published them
     "smear": {"sites": ("embedding",), "mixer": "smear", "site_gate": 0.0},

@@ -46,7 +46,7 @@ CONTRASTS = (  # what the curve brings apart from what the encoder brings
     ("curve+softemax", "softemax"),
     ("curve+sink", "sink"),
     ("curve3+sites+softemax", "softemax"),
-    ("curve3+sites+sink", "sink"),
+    ("curve3+sink", "sink"),
 )
 
 

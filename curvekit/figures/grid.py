@@ -26,7 +26,7 @@ def differences_by_rate(series: Mapping[str, Mapping[float, tuple[float, float, 
         "At which learning rate?",
         f"Test loss minus that of {against}, nats a token with 95 % intervals; below 0 is better. Beyond a hundredth "
         "of a nat the axis is logarithmic.",
-        3.8,
+        3.2 + 0.22 * len(series),  # a long name takes a line of the key
         key=[(name, shades[name], "-") for name in series],
     )
     ax = figure.subplots()

@@ -71,23 +71,23 @@ PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 2
 def main_recipes(base: str, scratch: bool = False) -> tuple[str, ...]:
     """What is compared on a base unless something is named; the first, its baseline, is the base itself.
 
-    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``. From random
-    weights the others are the halves of the idea, and what of it was best there. A base that was pretrained with
-    softmax has learned to count on all of its attention, which SoftEMax's constant would take from it (0.4 nats before
-    the first step of ``mini`` or ``smollm2``), and to read each state as it is: there SoftEMax comes with learned sinks
-    that begin low, and a curve in the blocks behind closed gates. A base that was pretrained with a curve is compared
-    with what is left without it.
+    On a GPT-2 that recipe is called ``gpt2``, as it was while every base was one, elsewhere ``plain``. The others are a
+    curve, SoftEMax, and what of both was best. A base that was pretrained with softmax has learned to count on all of
+    its attention, which SoftEMax's constant would take from it (0.4 nats before the first step of ``mini`` or
+    ``smollm2``), and to read each state as it is: there SoftEMax comes with learned sinks that begin low, and the curve
+    at the input alone, behind its closed gate. A base that was pretrained with a curve is compared with what is left
+    without it.
     """
     from curvekit.bases.hub import GPT2S, own_recipe
 
     kind = _model_type(base)
     plain = "gpt2" if base in GPT2S or kind.endswith("gpt2") else "plain"
-    if not scratch and (own := own_recipe(base)):
+    if scratch:
+        sites = "" if "t5" in (kind or base.lower()) else "+sites"  # for which a T5 has no place
+        return plain, "curve3", "softemax", f"curve3{sites}+softemax"
+    if own := own_recipe(base):
         return own, plain
-    attention = "softemax" if scratch else "sink"
-    if base == "smollm2" or "t5" in (kind or base.lower()):  # measured so; and a T5 has no place for sites
-        return plain, "curve", attention, f"curve+{attention}"
-    return plain, "curve3" if scratch else "curve", attention, f"curve3+sites+{attention}"
+    return plain, "curve3", "sink", "curve3+sink"
 
 
 def main_recipe(base: str, scratch: bool = False) -> str:
@@ -119,7 +119,7 @@ class RunConfig(Settings):
     recipe: str = _setting(
         None,
         "model variant: plain (of a GPT-2 also gpt2), curve, softemax, ... (default: the base's own, or what was best: "
-        "curve3+sites+sink, from random weights curve3+sites+softemax; in smollm2 and a T5 a curve at the input alone)",
+        "curve3+sink, from random weights curve3+sites+softemax)",
     )
     base: str = _setting("mini", "checkpoint to fine-tune: mini, smollm2, gpt2, ..., a hub name, or a folder")
     corpus: str = _setting(

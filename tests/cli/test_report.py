@@ -28,15 +28,20 @@ def test_report_hands_its_settings_to_the_notebooks(tmp_path, capsys):
 def test_the_baseline_is_the_base_itself(tiny_bases, monkeypatch):
     from curvekit.reports import execution
 
-    rest = ("curve", "sink", "curve3+sites+sink")
+    rest = ("curve3", "sink", "curve3+sink")
     assert main_recipes("mini") == main_recipes(str(tiny_bases["gpt2"])) == ("gpt2", *rest)
-    assert main_recipes("smollm2") == ("plain", "curve", "sink", "curve+sink")
-    assert main_recipes("t5-small") == main_recipes("google/flan-t5-small") == ("plain", "curve", "sink", "curve+sink")
     assert main_recipes("mini-curve") == ("curve3+sites+softemax", "gpt2")
     for base in ("mini", "mini-curve"):
         assert main_recipes(base, scratch=True) == ("gpt2", "curve3", "softemax", "curve3+sites+softemax")
-    assert main_recipes("t5-mini", scratch=True) == ("plain", "curve", "softemax", "curve+softemax")
-    for base in ("EleutherAI/gpt-neo-125m", str(tiny_bases["gpt_neo"]), str(tiny_bases["llama"])):
+    for base in ("t5-mini", "t5-small", "google/flan-t5-small"):
+        assert main_recipes(base, scratch=True) == ("plain", "curve3", "softemax", "curve3+softemax")
+    for base in (
+        "smollm2",
+        "t5-small",
+        "EleutherAI/gpt-neo-125m",
+        str(tiny_bases["gpt_neo"]),
+        str(tiny_bases["llama"]),
+    ):
         assert main_recipes(base) == ("plain", *rest)
     asked = []
     monkeypatch.setattr(execution, "report", lambda config, out, **rest: asked.append(rest["recipes"]))
