@@ -49,7 +49,7 @@ def test_torch_export_takes_every_recipe_for_any_batch_and_length(make, recipe):
         same(program.module()(ids), model(ids), 1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["self-curve", "curve-causal", "sink"])
+@everywhere(["self-curve", "curve-causal", "sink"])
 @torch.no_grad()
 def test_torch_export_takes_a_padded_batch(make, recipe):
     model, mask = Logits(make(recipe)), torch.ones_like(IDS)

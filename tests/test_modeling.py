@@ -56,6 +56,7 @@ def test_a_model_with_code_of_its_own_is_refused_and_not_asked_about(tmp_path, m
 _ALIKE = (
     "sink",
     "curve+sink",
+    "curve3+sink",
     "gpt2",
     "curve3-places",
     "sites-zero",

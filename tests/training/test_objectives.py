@@ -150,14 +150,14 @@ def config(tiny_base, tiny_corpus, **change):
 def test_a_run_reports_the_plain_loss_of_the_weights_that_its_own_made(loss, tiny_base, tiny_corpus, tmp_path):
     own = {"focal": {"focal_gamma": 5.0}, "label_smoothing": {"label_smoothing": 0.5}}.get(loss, {})
     one, other = (
-        train(config(tiny_base, tiny_corpus, **change), tmp_path / name, progress="none")
+        train(config(tiny_base, tiny_corpus, steps=9, eval_every=9, **change), tmp_path / name, progress="none")
         for name, change in {"plain": {}, "other": {"loss": loss, **own}}.items()
     )
     first, second = ([row["loss"] for row in run.history if "loss" in row] for run in (one, other))
     assert first[0] == pytest.approx(second[0], rel=1e-5)  # the same weights still
-    assert first[2] != pytest.approx(second[2], rel=1e-5)  # and others now
+    assert first[-1] != pytest.approx(second[-1], rel=1e-5)  # and others now
     validated = [row["validation_loss"] for row in other.history if "validation_loss" in row][-1]
-    assert validated == pytest.approx(first[2], rel=0.3)
+    assert validated == pytest.approx(first[-1], rel=0.3)
     score = score_documents(
         other.model(), other.tokenizer(), (tiny_corpus / "test.txt").read_text().splitlines(), context=32
     )
