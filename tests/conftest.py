@@ -127,6 +127,12 @@ def tiny_base(tiny_bases) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base(request, tiny_bases) -> Path:
+    """The folder of the tiny base that :func:`tiny.everywhere` asks a test of."""
+    return tiny_bases[request.param]
+
+
+@pytest.fixture(scope="session")
 def tiny_corpus(tiny_texts, tmp_path_factory) -> Path:
     """A folder with train.txt, validation.txt and test.txt, one document a line."""
     folder = tmp_path_factory.mktemp("tiny-corpus")

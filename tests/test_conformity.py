@@ -22,11 +22,6 @@ IDS = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def base(request, tiny_bases):
-    return tiny_bases[request.param]
-
-
-@pytest.fixture(scope="module")
 def make(base, tiny_encoder, tiny_tokenizer):
     return builder(base, tiny_encoder, tiny_tokenizer)
 

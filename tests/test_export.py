@@ -13,11 +13,6 @@ OTHERS = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(
 
 
 @pytest.fixture(scope="module")
-def base(request, tiny_bases):
-    return tiny_bases[request.param]
-
-
-@pytest.fixture(scope="module")
 def make(base, tiny_encoder, tiny_tokenizer):
     return builder(base, tiny_encoder, tiny_tokenizer)
 

@@ -329,7 +329,8 @@ class RunConfig(Settings):
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
         chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs", "temperature": 1.0}
-        chosen["recipe"] = main_recipe(self.base, bool(self.scratch)) if isinstance(self.base, str) else "plain"
+        if self.recipe is None:  # else nothing of the base is read
+            chosen["recipe"] = main_recipe(self.base, bool(self.scratch)) if isinstance(self.base, str) else "plain"
         if self.base == "smollm2":
             adapted = not self.scratch and self.freeze == "none" and self.optimizer != "muon"
             chosen |= SMOLLM2 | ({} if adapted else {"adapter": "none"})
