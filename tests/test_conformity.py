@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tiny import builder, everywhere
+from tiny import PARTS, WHOLE, builder, everywhere
 from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
@@ -194,7 +194,7 @@ def test_a_text_read_in_chunks_is_the_whole_sequence(make, recipe):
     ],
     ids=str,
 )
-@everywhere(CAUSAL)
+@everywhere(PARTS, parts=WHOLE)
 def test_cached_generation_is_uncached_generation(make, recipe, settings):
     model = make(recipe)
     runs = []
@@ -430,7 +430,9 @@ def test_it_traces_and_keeps_its_logits(make, recipe):
 
 
 @pytest.mark.slow
-@everywhere(["curve-causal", "curve3+sites+softemax"], parts=["curve3+sites+softemax"])
+@pytest.mark.parametrize(
+    ("base", "recipe"), [("gpt2", "curve3+sites+softemax"), ("llama", "curve-causal")], indirect=["base"]
+)
 def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
     torch.compiler.reset()
     model = without_dropout(make, recipe)

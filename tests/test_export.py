@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import PARTS, builder, everywhere
+from tiny import PARTS, WHOLE, builder, everywhere
 
 from curvekit.recipes import RECIPES
 
@@ -33,9 +33,9 @@ def same(a, b, bound):
     assert difference < bound, f"max_diff {difference:.2e}"
 
 
-@everywhere([name for name in RECIPES if name != "gpt2"])
+@everywhere(PARTS, parts=WHOLE)
 @torch.no_grad()
-def test_torch_export_takes_every_recipe_for_any_batch_and_length(make, recipe):
+def test_torch_export_takes_every_part_for_any_batch_and_length(make, recipe):
     model, free = Logits(make(recipe)), torch.export.Dim.AUTO
     program = torch.export.export(model, (IDS,), dynamic_shapes=({0: free, 1: free},), strict=False)
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
@@ -63,7 +63,7 @@ def test_the_parts_are_those_of_all_recipes():
 
 
 @pytest.mark.slow
-@everywhere(PARTS, parts=["curve-causal", "curve3+sites+softemax"])
+@everywhere(PARTS, parts=WHOLE)
 @torch.no_grad()
 def test_onnx_computes_what_torch_computes(make, recipe, tmp_path):
     import onnxruntime

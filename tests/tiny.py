@@ -10,6 +10,7 @@ PARTS = (  # recipes in which every source, family of curves, mixer and attentio
     *("plain", "softmax1", "sink", "encoder", "curve-causal", "self-curve", "learned", "bspline", "curve3-places"),
     *("curve3+sites+softemax", "smear", "canon", "token-shift", "trigram"),
 )
+WHOLE = ("curve-causal", "curve3+sites+softemax")  # between them the encoder, all places of a curve, and SoftEMax
 
 
 def everywhere(recipes, parts=(*PARTS, "published")):

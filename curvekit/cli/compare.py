@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         "  curvekit compare reports/pydocs-mini\n"
         "  curvekit compare runs/gpt2 runs/curve\n"
         "  curvekit compare runs/gpt2 runs/curve --out reports/curve\n"
-        "  curvekit compare reports/wikitext-2 --readme README.md\n"
+        "  curvekit compare reports/pydocs --readme README.md\n"
         "  curvekit compare reports/which-curve",
     )
     each.add_argument(

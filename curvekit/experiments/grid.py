@@ -83,6 +83,8 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
         held = held_results(path, RESULTS, {"corpus": by_name(config.corpus)}, rows=[])
         settings = {name: by_name(getattr(config, name)) for name in SETTINGS if name != "model"}
         settings["learning_rate"] = highest_rate(config, run.metrics["base_is_random"])
+        if is_bare(config.recipe):
+            settings["added_rate"] = 1.0
         settings["model"] = " ".join(f"{name}={value}" for name, value in sorted(config.model.items()))
         row = {
             "recipe": config.recipe,
@@ -96,6 +98,11 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
         held["rows"] = [one for one in held["rows"] if (_key(one), one["seed"]) != known] + [row]
         write_json(path, held)
     return load(path)
+
+
+def is_bare(recipe: str) -> bool:
+    """Whether a recipe adds nothing to its base, so that a rate of what is added says nothing."""
+    return recipe_settings(recipe, {}).keys() == {"recipe"}
 
 
 def _gate(run: Any) -> float | None:

@@ -42,7 +42,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "z-loss": {"z_loss": 1e-4},
 }
 STARTS: dict[str, dict[str, Any]] = {
-    "fine-tuned": {"steps": 24, "eval_every": 24},
+    "fine-tuned": {"steps": 24, "eval_every": 24, "added_rate": 1.0},
     "scratch": {"scratch": True, "optimizer": "muon", "learning_rate": 2e-3, "steps": 60, "eval_every": 60},
 }
 PLAIN, CURVE = "plain", "curve3"

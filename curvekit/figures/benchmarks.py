@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import HELPS, HURTS, INK, MUTED, PAPER, QUIET, canvas, spoken_ticks, styled
+from curvekit.figures.drawing import HELPS, HURTS, INK, MUTED, QUIET, canvas, lying, spoken_ticks, styled
 
 
 @styled
@@ -29,8 +29,7 @@ def benchmark_ratios(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for y, (row, wanted) in enumerate(zip(rows, goals, strict=True)):
         reached = wanted is None or row["ratio"] >= wanted
         shade = MUTED if wanted is None else HELPS if reached else HURTS
-        ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.2, solid_capstyle="butt")
-        ax.plot(row["ratio"], y, "o", ms=6, color=shade, mfc=shade if reached else PAPER, mew=1.6, zorder=4)
+        lying(ax, y, (row["ratio"], row["low"], row["high"]), shade, reached)
         if wanted is not None:
             ax.plot([wanted, wanted], [y - 0.36, y + 0.36], color=INK, lw=1.6, zorder=3)
     ax.axvline(1, color=QUIET, lw=1, zorder=1)

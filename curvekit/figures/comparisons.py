@@ -19,6 +19,7 @@ from curvekit.figures.drawing import (
     array,
     canvas,
     colour,
+    lying,
     name_rows,
     number,
     signed,
@@ -91,8 +92,7 @@ def difference_intervals(rows: Sequence[Mapping[str, Any]], baseline: str = "gpt
             ax.text(0.5, y, says, color=HURTS, ha="center", va="center", style="italic", bbox=ground, **beside)
             continue
         sure = row["low"] > 0 or row["high"] < 0
-        ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.6, solid_capstyle="butt")
-        ax.plot(row["difference"], y, "o", ms=8.5, color=shade, mfc=shade if sure else PAPER, mew=1.8, zorder=4)
+        lying(ax, y, (row["difference"], row["low"], row["high"]), shade, sure, 8.5)
         figures = f"{signed(row['difference'])}  [{signed(row['low'])}, {signed(row['high'])}]"
         ax.text(1.02, y - 0.02, figures, va="bottom", **beside)
         ax.text(1.02, y + 0.03, row.get("verdict", ""), va="top", color=MUTED, **beside)

@@ -182,7 +182,7 @@ def distinct(names: Iterable[str]) -> dict[str, str]:
     for name, shade in found.items():
         if shade is None:
             first = SPARE.index(colour(name))
-            order = [*SPARE[first:], *SPARE[:first]]
+            order = [*SPARE[first:], *SPARE[:first], *OWN]
             found[name] = next((each for each in order if each not in found.values()), order[0])
     return {name: str(shade) for name, shade in found.items()}
 
@@ -423,6 +423,16 @@ def upright(ax: Axes, x: float, estimate: tuple[float, float, float], shade: str
     middle, low, high = estimate
     ax.plot([x, x], [low, high], color=shade, lw=2.4, solid_capstyle="butt")
     ax.plot(x, middle, "o", ms=size, color=shade, mec="none", zorder=4)
+
+
+def lying(
+    ax: Axes, y: float, estimate: tuple[float, float | None, float | None], shade: str, filled: bool, size: float = 6.5
+) -> None:
+    """The same in the row at ``y``; the dot is hollow if not ``filled``, and without an interval there is no bar."""
+    middle, low, high = estimate
+    if low is not None and high is not None:
+        ax.plot([low, high], [y, y], color=shade, lw=2.4, solid_capstyle="butt")
+    ax.plot(middle, y, "o", ms=size, color=shade, mfc=shade if filled else PAPER, mew=1.6, zorder=4)
 
 
 def label_ends(ax: Axes, labels: Iterable[tuple[float, str, str]]) -> None:

@@ -17,6 +17,7 @@ from curvekit.figures.drawing import (
     array,
     canvas,
     colour,
+    lying,
     name_rows,
     signed,
     styled,
@@ -59,8 +60,7 @@ def differences_by_rung(
         for row in rows:
             y, shade = names.index(row["candidate"]), colour(row["candidate"])
             sure = row["low"] > 0 or row["high"] < 0
-            ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.4, solid_capstyle="butt")
-            ax.plot(row["difference"], y, "o", ms=6.5, color=shade, mfc=shade if sure else PAPER, mew=1.5, zorder=4)
+            lying(ax, y, (row["difference"], row["low"], row["high"]), shade, sure)
         ax.xaxis.set_major_locator(MaxNLocator(5 if len(rungs) < 4 else 3, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(lambda v, _: signed(v, 1) if v else "0")
         ax.set_xlabel("nats a token")

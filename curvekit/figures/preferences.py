@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from curvekit.figures.drawing import MUTED, PAPER, SPARE, canvas, name_rows, styled
+from curvekit.figures.drawing import MUTED, SPARE, canvas, lying, name_rows, styled
 
 PANELS = {  # what is shown, its title, and what it is measured in
     "reward": ("reward", "reward"),
@@ -43,11 +43,10 @@ def preference_changes(rows: Sequence[Mapping[str, Any]], note: str = "") -> Fig
         ax.axvline(0, color=MUTED, lw=1.2)
         scale = 100 if what == "perplexity" else 1
         for y, row in enumerate(rows):
-            change, shade = row[what], SPARE[y % len(SPARE)]
-            if change["low"] is not None:
-                ax.plot([scale * change["low"], scale * change["high"]], [y, y], color=shade, lw=2.4)
-            sure = change["low"] is not None and (change["low"] > 0 or change["high"] < 0)
-            ax.plot(scale * change["difference"], y, "o", ms=6.5, color=shade, mfc=shade if sure else PAPER, mew=1.5)
+            change, ends = row[what], [scale * row[what][end] for end in ("low", "high") if row[what][end] is not None]
+            low, high = ends or (None, None)
+            sure = bool(ends) and (ends[0] > 0 or ends[1] < 0)
+            lying(ax, y, (scale * change["difference"], low, high), SPARE[y % len(SPARE)], sure)
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:+g}" if v else "0")
         ax.set_xlabel(unit)

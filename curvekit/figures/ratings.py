@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import INK, PAPER, canvas, colour, name_rows, shown, styled
+from curvekit.figures.drawing import INK, canvas, colour, lying, name_rows, shown, styled
 
 
 @styled
@@ -38,8 +38,7 @@ def win_rates(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         for y, name in enumerate(models):
             row, shade = by_model[name], colour(name)
             sure = row["low"] > 0.5 or row["high"] < 0.5
-            ax.plot([row["low"], row["high"]], [y, y], color=shade, lw=2.6, solid_capstyle="butt")
-            ax.plot(row["rate"], y, "o", ms=8.5, color=shade, mfc=shade if sure else PAPER, mew=1.8, zorder=4)
+            lying(ax, y, (row["rate"], row["low"], row["high"]), shade, sure, 8.5)
         ax.set_title(question)
         ax.set_xlim(-0.03, 1.03)
         ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, colour, name_rows, shown, styled
+from curvekit.figures.drawing import INK, MUTED, PAPER, SMALL, canvas, colour, lying, name_rows, shown, styled
 
 DRAWS = 2_000
 
@@ -50,8 +50,7 @@ def task_figures(
         ax.get_yticklabels()[y].set_color(shade)
         mean, low, high = interval(values, draw)
         ends += [mean, low, high]
-        ax.plot([low, high], [y, y], color=shade, lw=2.6, solid_capstyle="butt")
-        ax.plot(mean, y, "o", ms=8.5, color=shade, mfc=PAPER, mew=1.8, zorder=4)
+        lying(ax, y, (mean, low, high), shade, filled=False, size=8.5)
         beside: dict[str, Any] = {"size": SMALL, "color": INK, "va": "bottom", "ha": "center"}
         ax.annotate(
             f"{mean:.1f}" if mean >= 10 else f"{mean:.2f}", (mean, y), (0, 6), textcoords="offset points", **beside

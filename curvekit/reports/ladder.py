@@ -34,6 +34,7 @@ SPLITS = {"small": "validation", "medium": "test", "long": "test"}
 PANELS = {"250 steps": "small", "1,000 steps": "medium", "1,000, equal time": "time", "16,000 steps": "long"}
 SAMPLES = 4_000
 CANON, TRIGRAM, SMEAR, WIDER = "canon:own_rate=4", "trigram:own_rate=4", "smear:own_rate=4", "plain:like=curve3"
+CANON_A = "canon-a:own_rate=4"
 BEST, COMBINED, FASTER = "curve3+sites+softemax", "curve3+canon+softemax", "curve3+canon+softemax:own_rate=4"
 SHOWN = {CANON: "canon", TRIGRAM: "trigram", SMEAR: "smear", WIDER: "plain, widened"}  # in figures
 
@@ -66,6 +67,7 @@ CONTRASTS = [
     Contrast("medium", "softemax", PLAIN, "SoftEMax against softmax"),
     Contrast("medium", COMBINED, CANON, "what a curve at the input and SoftEMax add to Canon's kernels"),
     Contrast("medium", FASTER, CANON, "the same, all of it at the rate of Canon's kernels"),
+    Contrast("medium", CANON_A, CANON, "Canon's kernels before attention alone, against those in every place"),
     Contrast("medium", COMBINED, BEST, "Canon's kernels in the blocks against a curve there"),
     Contrast("medium", BEST, "curve3+softemax", "what a curve in the blocks adds", False),
     Contrast("medium", "self-curve3", TRIGRAM, "three points of a curve against its words side by side", False),

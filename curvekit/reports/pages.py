@@ -103,8 +103,8 @@ class Chapter:
 
 def changed(config: RunConfig) -> dict[str, Any]:
     """The settings that are not what ``RunConfig`` chooses by itself, for this base and so many steps."""
-    plain = RunConfig(base=config.base, steps=config.steps).to_dict()
-    plain |= {"base": RunConfig().base, "steps": RunConfig(base=config.base).steps}
+    plain = RunConfig(base=config.base, scratch=config.scratch, steps=config.steps).to_dict()
+    plain |= {"base": RunConfig().base, "scratch": False, "steps": RunConfig(base=config.base).steps}
     return {name: value for name, value in config.to_dict().items() if value != plain[name]}
 
 

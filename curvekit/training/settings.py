@@ -219,7 +219,9 @@ class RunConfig(Settings):
         None, "highest learning rate (default: 2e-3 for adapters, 1e-3 for mini and random weights, else 1e-4)", least=0
     )
     added_rate: float = _setting(
-        1.0, "rate of what curvekit adds (curve, gate, places, sinks), in multiples of learning_rate", least=0
+        None,
+        "rate of what curvekit adds (curve, gate, sinks, ...), in multiples of learning_rate (default: 1, in mini 8)",
+        least=0,
     )
     warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
     optimizer: str = _setting(
@@ -329,6 +331,7 @@ class RunConfig(Settings):
 
         local = isinstance(self.base, str) and present(self.base) and Path(self.base).is_dir()
         chosen: dict[str, Any] = {"adapter": "none", "batch_size": 8, "corpus": "pydocs", "temperature": 1.0}
+        chosen["added_rate"] = 8.0 if self.base == "mini" and not self.scratch else 1.0  # its gates begin closed
         if self.recipe is None:  # else nothing of the base is read
             chosen["recipe"] = main_recipe(self.base, bool(self.scratch)) if isinstance(self.base, str) else "plain"
         if self.base == "smollm2":

@@ -29,6 +29,8 @@ def runs(tiny_base, tiny_encoder, tiny_corpus, tmp_path_factory):
         "plain-fast": {"learning_rate": 1e-2},
         "plain-fast-1": {"learning_rate": 1e-2, "seed": 1},
         "curve": {"recipe": "curve", "model": {"degree": 3}, "learning_rate": None},  # what is recommended
+        "plain-faster": {"added_rate": 8.0},  # of nothing
+        "curve-faster": {"recipe": "curve", "added_rate": 8.0},
     }.items():
         train(dataclasses.replace(config, **changed), root / name, progress="none")
     return root
@@ -47,6 +49,14 @@ def test_runs_become_cells_and_validation_chooses(runs, tmp_path):
     }
     assert add(tmp_path, [runs / "curve"]) == load(tmp_path / "results.json")  # once, whoever adds it again
     assert len(load(tmp_path / "results.json")["rows"]) == 4
+
+
+def test_a_rate_of_what_is_added_says_nothing_where_nothing_is(runs, tmp_path):
+    results = add(tmp_path, [runs / name for name in ("plain", "plain-faster", "plain-fast", "curve-faster")])
+    plain, _, curve = grid = cells(results)
+    assert plain.runs[0] == results["rows"][0] and plain.name == "plain, rate 0.001"
+    assert curve.name == "curve, added at 8 times the rate, rate 0.001"
+    assert pairs(grid, "plain", "same") == {curve.name: (curve, plain)}
 
 
 def test_a_cell_is_compared_at_the_same_settings_or_with_the_best(runs, tmp_path):

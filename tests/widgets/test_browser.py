@@ -192,7 +192,7 @@ def test_text_grows_while_it_is_written_and_stop_stops_it_within_a_second(page):
     playground.locator("textarea").fill("The river was low in summer")
     set_tokens(page, playground, 450)
     sample = watched(page, playground)
-    page.wait_for_function("window.seen.length >= 4", timeout=60_000)
+    page.wait_for_function("window.seen.length >= 4", timeout=120_000)
     assert "seed" not in sample.inner_text(), "it grew three times, and is not complete"
     # from the press itself: before it the driver of the browser waits for the button to stand still
     page.evaluate("addEventListener('click', () => window.pressed = performance.now(), {capture: true, once: true})")
@@ -215,7 +215,7 @@ def test_markup_in_the_prompt_stays_text(page):
     playground = outputs(page)["playground"]
     playground.locator("textarea").fill(EVIL)
     watched(page, playground)
-    page.wait_for_function("window.seen.length >= 2", timeout=60_000)
+    page.wait_for_function("window.seen.length >= 2", timeout=120_000)
     playground.locator("button:has-text('Stop')").click()
     page.wait_for_timeout(500)
     assert EVIL in playground.locator(".curvekit-sample").first.inner_text()
@@ -250,7 +250,7 @@ def test_after_a_restart_of_the_kernel_everything_works_again(page):
     playground = outputs(page)["playground"]
     set_tokens(page, playground, 450)
     watched(page, playground)
-    page.wait_for_function("window.seen.length >= 3", timeout=60_000)
+    page.wait_for_function("window.seen.length >= 3", timeout=120_000)
     playground.locator("button:has-text('Stop')").click()
     page.locator("text=Stopped: Stop was pressed").first.wait_for(timeout=10_000)
 
