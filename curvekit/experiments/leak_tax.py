@@ -32,9 +32,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # the recipe of each, and what 
     MILDER: ("published", {"normalisation": "layernorm", "positions": "base"}),
 }
 COMMON: dict[str, Any] = {
-    **{"sample_prompts": 0, "eval_documents": 1, "validation_documents": 1, "keep_tokens": 0},
     "added_rate": 1.0,  # as published: all at one rate
-}
+    "sample_prompts": 0, "eval_documents": 1, "validation_documents": 1, "keep_tokens": 0,
+}  # fmt: skip
 TOKENS = 128  # of each test document
 RESULTS = {
     "settings": dict, "tokens": int, "rows": [{
