@@ -68,6 +68,11 @@ def marker(folder: Path) -> dict[str, Any]:
     return found if isinstance(found.get("kind"), str) and found.get("version") == VERSION else {}
 
 
+def is_unbegun(folder: Path) -> bool:
+    """Whether a folder is empty, or has only what a kill left of its marker, which is the first that is written."""
+    return all((found := LEFT.fullmatch(path.name)) is not None and found[1] == MARKER for path in folder.iterdir())
+
+
 def require(folder: str | Path, kind: Kind) -> None:
     """Return where a folder of ``kind`` may be written: there is none, it is empty, or it is curvekit's own.
 
@@ -270,9 +275,7 @@ def _is_left(path: Path) -> bool:
     """Whether a folder is one of ours: marked, or killed before it could be."""
     if path.is_symlink() or not path.is_dir():
         return False
-    return bool(marker(path)) or all(
-        (found := LEFT.fullmatch(inside.name)) is not None and found[1] == MARKER for inside in path.iterdir()
-    )
+    return bool(marker(path)) or is_unbegun(path)
 
 
 def _discard(path: Path) -> None:

@@ -15,7 +15,19 @@ from curvekit.bases.opening import load_model
 from curvekit.bases.tokenizer import saved_tokenizer
 from curvekit.errors import CurvekitError, pick
 from curvekit.files import read_json, read_jsonl, write_json
-from curvekit.ownership import MARKER, Kind, created, empty_file, json_with, mark, marker, recover, require, rows_with
+from curvekit.ownership import (
+    MARKER,
+    Kind,
+    created,
+    empty_file,
+    is_unbegun,
+    json_with,
+    mark,
+    marker,
+    recover,
+    require,
+    rows_with,
+)
 from curvekit.shapes import Maybe
 from curvekit.training.settings import SPLITS, RunConfig
 
@@ -46,15 +58,16 @@ def _is_tokens(path: Path) -> bool:
     """A folder of token streams: marked, as those of this version are, or holding nothing else."""
     from curvekit.text.packing import is_stream
 
-    return path.is_dir() and (marker(path).get("kind") == "tokens" or all(map(is_stream, path.iterdir())))
+    marked = marker(path).get("kind") == "tokens"
+    return path.is_dir() and (marked or is_unbegun(path) or all(map(is_stream, path.iterdir())))
 
 
 def _is_checkpoints(path: Path) -> bool:
     """A folder of checkpoints; what else somebody has put into it is left alone."""
     if not path.is_dir():
         return False
-    inside = list(path.iterdir())
-    return marker(path).get("kind") == "checkpoints" or not inside or any(map(is_checkpoint, inside))
+    marked = marker(path).get("kind") == "checkpoints"
+    return marked or is_unbegun(path) or any(map(is_checkpoint, path.iterdir()))
 
 
 def is_checkpoint(path: Path) -> bool:

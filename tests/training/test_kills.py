@@ -17,8 +17,8 @@ from safetensors import safe_open
 from curvekit.cli import main
 from curvekit.errors import CurvekitError
 from curvekit.files import read_json, write_json, write_text
-from curvekit.ownership import broken
-from curvekit.training import cards
+from curvekit.ownership import MARKER, broken, mark
+from curvekit.training import cards, trainer
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -74,6 +74,24 @@ def test_a_damaged_token_stream_is_made_again(undisturbed, config, tmp_path, int
     path.write_bytes(damaged(path.read_bytes(), how))
     run = train(config, folder, progress="none")
     assert run.metrics["perplexity"] == undisturbed.metrics["perplexity"]
+
+
+@pytest.mark.parametrize("name", ["tokens", "checkpoints"])
+def test_a_kill_while_a_folder_of_a_run_is_marked_blocks_nothing(undisturbed, config, tmp_path, monkeypatch, name):
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, kind, *_):
+        if kind == name:
+            (folder / f".{MARKER}.0123abcd.curvekit").write_bytes(b'{"ki')
+            raise Killed
+        mark(folder, kind)
+
+    monkeypatch.setattr(trainer, "mark", killed)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress="none")
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run", progress="none").metrics["perplexity"] == undisturbed.metrics["perplexity"]
 
 
 def test_a_run_whose_folder_is_removed_says_so(config, tmp_path):
