@@ -85,7 +85,7 @@ lab: setup
 
 gallery: setup
 	CURVEKIT_BROWSER=required CURVEKIT_GALLERY=reports/gallery CURVEKIT_GALLERY_MODELS='$(BASE) $(BASE):softemax' \
-	  $(BIN)/python -m pytest tests/test_browser.py -k fits
+	  $(BIN)/python -m pytest tests/widgets/test_browser.py -k fits
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -265,3 +265,11 @@ def test_constraints_pin_every_dependency_exactly_and_portably():
     for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         name = re.split(r"[<>=!\[; ]", line)[0].lower().replace("_", "-")
         assert name == "curvekit" or name in names, f"constraints.txt does not pin {name}"
+
+
+@pytest.mark.parametrize("page", ["Makefile", "README.md", "CONTRIBUTING.md"])
+def test_every_source_that_a_page_names_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/])(?:tests|curvekit|notebooks|benchmarks)/[\w/.]*\.(?:py|ipynb)\b", text))
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]

@@ -42,8 +42,9 @@ from curvekit.figures.drawing import is_figure
 from curvekit.files import read_json, write_json, write_text
 from curvekit.ownership import Kind, Scratch, Shape, created, json_with, mark, marker, require, text_with
 from curvekit.reports.markup import headline
-from curvekit.reports.pages import SIGNED, Chapter, changed, duration, index_page, notebook_page
+from curvekit.reports.pages import SIGNED, Chapter, duration, index_page, notebook_page
 from curvekit.reports.preflight import check
+from curvekit.training.fields import as_flags
 from curvekit.training.runs import RUN
 from curvekit.training.settings import RunConfig, main_recipes
 
@@ -189,7 +190,7 @@ def plan_parameters(
         values = config.to_dict() | dict(given) | dict(extra)
         plan[path] = {name: values[name] for name in names if name in values}
         if "settings" in names and "settings" not in extra:
-            rest = {name: value for name, value in changed(config).items() if name not in names}
+            rest = {name: value for name, value in config.unusual().items() if name not in names}
             plan[path]["settings"] = rest
     return plan
 
@@ -368,14 +369,7 @@ def _command(
 ) -> str:
     """The command line that makes this report, with the settings that are not at their defaults."""
     words = ["curvekit", "report", "--out", str(folder), "--recipes", *recipes, "--seeds", *map(str, seeds)]
-    for name, value in changed(config).items():
-        if name in ("recipe", "seed"):
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if isinstance(value, dict):
-            words += [f"{key}={json.dumps(setting)}" for key, setting in value.items()]
-        elif not isinstance(value, bool):
-            words.append(str(value))
+    words += as_flags({name: value for name, value in config.unusual().items() if name not in ("recipe", "seed")})
     if notebooks:
         words += ["--notebooks", *map(str, notebooks)]
     if parameters:

@@ -101,13 +101,6 @@ class Chapter:
         return cls(name, title[1] if title else name, claim[1] if claim else "")
 
 
-def changed(config: RunConfig) -> dict[str, Any]:
-    """The settings that are not what ``RunConfig`` chooses by itself, for this base and so many steps."""
-    plain = RunConfig(base=config.base, scratch=config.scratch, steps=config.steps).to_dict()
-    plain |= {"base": RunConfig().base, "scratch": False, "steps": RunConfig(base=config.base).steps}
-    return {name: value for name, value in config.to_dict().items() if value != plain[name]}
-
-
 def notebook_page(notebook: NotebookNode, chapter: Chapter, chapters: Sequence[Chapter]) -> str:
     """The page of an executed notebook: texts and results, no code."""
     exporter = HTMLExporter(
@@ -156,7 +149,7 @@ def index_page(
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("recipe", "seed")}
     if comparison is not None:
         settings = {"seeds": ", ".join(map(str, comparison.seeds))} | settings
-    telling = {*changed(config), "seeds", "corpus", "base", "steps", "batch_size", "block_size"}
+    telling = {*config.unusual(), "seeds", "corpus", "base", "steps", "batch_size", "block_size"}
     main = {k: v for k, v in settings.items() if k in telling}
     rest = {k: v for k, v in settings.items() if k not in main}
     parts.append(listed(main) + f"<details><summary>settings at their defaults</summary>{listed(rest)}</details>")

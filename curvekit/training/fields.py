@@ -113,20 +113,26 @@ class Settings:
 
     def flags(self, usual: Mapping[str, Any]) -> list[str]:
         """The words of a command line that set what is not as usual; files and folders by their names."""
-        words: list[str] = []
-        for name, value in self.results().items():
-            if value is None or (name in usual and value == usual[name]):
-                continue
-            words.append(f"--{name.replace('_', '-')}")
-            if isinstance(value, dict):
-                words += [f"{key}={each}" for key, each in value.items()]
-            elif value is not True:
-                words.append("false" if value is False else str(as_typed(value)))
-        return words
+        unusual = {name: value for name, value in self.results().items() if name not in usual or value != usual[name]}
+        return as_flags({name: as_typed(value) for name, value in unusual.items()})
 
     def results(self) -> dict[str, Any]:
         """The settings that change the result: not the data folder, the checkpoints, nor who is told of it."""
         return {each.name: getattr(self, each.name) for each in _fields(self) if each.metadata["result"]}
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give these settings; what is None, and so left open, has none."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if isinstance(value, dict):
+            words += [f"{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in value.items()]
+        elif value is not True:
+            words.append("false" if value is False else str(value))
+    return words
 
 
 def _fields(of: Any) -> tuple[Any, ...]:

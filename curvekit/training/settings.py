@@ -360,14 +360,23 @@ class RunConfig(Settings):
                 raise CurvekitError(f"model {name} is {_short(value)}; give a number below 2^31")
         return self
 
+    def usual(self) -> dict[str, Any]:
+        """What every setting would be if only those were given that defaults hang on; and of those, their defaults."""
+        choosing = {name: getattr(self, name) for name in _CHOOSING}
+        own = {name: _DEFAULTS[name] for name in _CHOOSING} | {"steps": type(self)(**choosing | {"steps": None}).steps}
+        return type(self)(**choosing).to_dict() | own
+
+    def unusual(self) -> dict[str, Any]:
+        """The settings that would not be chosen anyway."""
+        usual = self.usual()
+        return {name: value for name, value in self.to_dict().items() if value != usual[name]}
+
     def command(self, *words: str) -> str:
         """The command line that trains this, without what would be chosen anyway; files and folders by their names.
 
         Of another command than ``train`` give its ``words``; it names its recipes and seeds itself.
         """
-        chosen = type(self)(**{name: getattr(self, name) for name in _CHOOSING})
-        usual = chosen.results() | {name: _DEFAULTS[name] for name in _CHOOSING}
-        usual = {name: value for name, value in usual.items() if name not in _SHOWN}
+        usual = {name: value for name, value in self.usual().items() if name not in _SHOWN}
         usual |= {"recipe": self.recipe, "seed": self.seed} if words else {}
         return shlex.join(["curvekit", *(words or ("train",)), *self.flags(usual)])
 

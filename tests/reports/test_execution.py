@@ -18,7 +18,7 @@ from curvekit.experiments.comparison import Comparison
 from curvekit.files import append_jsonl, write_json
 from curvekit.reports.execution import _command, execute, plan_parameters, report
 from curvekit.reports.markup import conclusion, headline, marked, table, texts
-from curvekit.reports.pages import Chapter, changed, duration, formula, index_page, markdown, notebook_page
+from curvekit.reports.pages import Chapter, duration, formula, index_page, markdown, notebook_page
 from curvekit.training.settings import RunConfig
 
 EVIL = "<script>alert('x')</script>"
@@ -173,10 +173,13 @@ def test_a_parameter_goes_to_the_notebooks_that_have_it_and_over_the_configurati
     assert plan[paths[1]] == {"word": "bank"}
 
 
-def test_settings_that_were_chosen_by_the_configuration_itself_are_not_called_changed():
-    assert changed(RunConfig()) == {}
-    assert changed(RunConfig(steps=9, clip=2.0)) == {"steps": 9, "clip": 2.0}
-    assert changed(RunConfig(base="gpt2")) == {"base": "gpt2"}
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"steps": 9, "clip": 2.0}, {"base": "gpt2"}, {"base": "smollm2", "optimizer": "muon"}, {"scratch": True}],
+    ids=str,
+)
+def test_settings_that_were_chosen_by_the_configuration_itself_are_not_called_changed(given):
+    assert RunConfig(**given).unusual() == given
 
 
 @pytest.mark.parametrize("content", ["not json", "[]", '{"nbformat": 99}', ""])
