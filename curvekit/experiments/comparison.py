@@ -42,6 +42,8 @@ CONTRASTS = (  # what the curve brings apart from what the encoder brings
     ("curve", "encoder"),
     ("curve", "self-curve"),
     ("curve", "random-encoder"),
+    ("curve3", "encoder"),
+    ("curve3", "self-curve3"),
     ("curve-causal", "curve"),
     ("curve+softemax", "softemax"),
     ("curve+sink", "sink"),
