@@ -12,7 +12,7 @@ STEPS     =
 OUT       = reports/$(notdir $(CORPUS))-$(notdir $(BASE))
 ARGS      =
 MODELS    = mini mini-curve smollm2
-WORKERS   = -n logical --maxprocesses 4 --dist loadfile
+WORKERS   = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 BIN   := .venv/bin
 READY := .venv/.ready

@@ -205,7 +205,7 @@ def test_cached_generation_is_uncached_generation(make, recipe, settings):
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
-@everywhere(RECIPES)
+@everywhere((*PARTS, "published"), parts=WHOLE)
 def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache, tiny_tokenizer):
     model = make(recipe)
     if cache and model.config.leaks:
@@ -220,7 +220,7 @@ def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache,
         assert torch.equal(together[row, 12:], alone[0, length:]), f"row {row}"
 
 
-@everywhere(RECIPES)
+@everywhere((*PARTS, "published"), parts=WHOLE)
 def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, base):
     model, assistant = make(recipe), AutoModelForCausalLM.from_pretrained(base).eval()
     if model.config.leaks:
@@ -372,7 +372,7 @@ def test_a_saved_model_reloads_by_itself(make, recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [403, 350])
-@everywhere(RECIPES)
+@everywhere((*PARTS, "published"), parts=WHOLE)
 def test_a_resized_vocabulary_is_read_saved_and_trained(make, recipe, size, tmp_path):
     model = make(recipe)
     before = logits(model)

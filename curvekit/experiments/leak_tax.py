@@ -20,7 +20,7 @@ from typing import Any
 
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.evaluation.prefixes import BothWays, score_both_ways
-from curvekit.files import by_name, read_json, write_json
+from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.text.corpora import load_corpus
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
@@ -52,10 +52,13 @@ def run_all(
         config: of every run, but for its recipe, model and seed.
         documents: test documents that are scored, the first of them; default all.
         tokens: of each document, its first.
+
+    Raises:
+        CurvekitError: the folder holds results of another base, corpus or budget.
     """
     path = folder / "results.json"
     settings = {"base": by_name(config.base), "corpus": by_name(config.corpus), "steps": config.steps}
-    held: dict[str, Any] = load(path) if path.exists() else {"settings": settings, "tokens": tokens, "rows": []}
+    held = held_results(path, RESULTS, {"settings": settings, "tokens": tokens}, rows=[])
     done = {(row["arm"], row["seed"]) for row in held["rows"]}
     texts = load_corpus(config.corpus, config.data_dir)["test"]["text"][:documents]
     for seed, (arm, (recipe, model)) in itertools.product(seeds, ARMS.items()):

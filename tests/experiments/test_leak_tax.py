@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from curvekit.cli import main as cli
 from curvekit.cli.readme import LEAK_BEGIN, LEAK_END
+from curvekit.errors import CurvekitError
 from curvekit.experiments import leak_tax
 from curvekit.experiments.leak_tax import ARMS, COMMON, MILDER, PLAIN, load, run_all, scores_of
 from curvekit.figures.drawing import is_figure
@@ -46,6 +48,9 @@ def test_a_run_that_is_there_is_not_made_again(measured, monkeypatch):
     monkeypatch.setattr(leak_tax, "train", lambda *_: pytest.fail("a run was trained again"))
     before = (folder / "results.json").read_text()
     run_all(folder, config, [0, 1], documents=4, tokens=12)
+    for other, tokens, what in ((replace(config, steps=4), 12, "settings"), (config, 13, "tokens")):
+        with pytest.raises(CurvekitError, match=f"was measured with {what} .*; choose another folder"):
+            run_all(folder, other, [0, 1], documents=4, tokens=tokens)
     assert (folder / "results.json").read_text() == before
 
 
