@@ -31,7 +31,7 @@ from curvekit.evaluation.metrics import DENOMINATORS, LanguageModelScore, window
 from curvekit.files import write_atomically
 from curvekit.modes import evaluating
 from curvekit.training.memory import kept
-from curvekit.training.optimizers import DeviceMuon
+from curvekit.training.optimizers import DeviceMuon, lost
 
 POSITION_BINS = (1, 4, 16, 64, 256, 1024, 4096, 16384)  # a token's place in its document: below the first, ...
 _PARTS = ("ids", "starts", "words", "bytes")  # the arrays of a split
@@ -247,14 +247,18 @@ class LeanRun:
         """The loss of every step in nats a token.
 
         Raises:
-            CurvekitError: a loss or a gradient is not a number, or a curve's place left the numbers.
+            CurvekitError: a loss, a gradient or, after the last step, a parameter is not a number.
         """
-        losses = self.losses.tolist()
+        losses, gone = self.losses.tolist(), lost(self.model)
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is None and not torch.isfinite(self.norms).all():
             bad = int((~torch.isfinite(self.norms)).nonzero()[0])
         if bad is not None:
-            raise CurvekitError(f"the loss or its gradient is not a number at step {bad + 1}; lower learning_rate")
+            raise CurvekitError(
+                f"the loss or its gradient is not a number at step {bad + 1}{gone}; lower learning_rate"
+            )
+        if gone:
+            raise CurvekitError(f"the loss is {losses[-1]:.4f} at the last step{gone}; lower learning_rate")
         return losses
 
 

@@ -174,6 +174,14 @@ def _groups(
     ]
 
 
+def lost(model: nn.Module) -> str:
+    """Which parameters are infinite or not numbers, as the end of a clause; empty where none is."""
+    first, *more = [name for name, each in model.named_parameters() if not each.detach().isfinite().all()] or [""]
+    if not more:
+        return first and f", and {first} is not finite"
+    return f", and {first} and {len(more)} more parameters are not finite"
+
+
 class DeviceMuon:
     """:func:`muon` for a step that stays on the device: stacked Muon, fused AdamW, rates that are tensors.
 

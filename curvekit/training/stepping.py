@@ -23,7 +23,7 @@ from curvekit.training.checkpoints import SafeTrainer
 from curvekit.training.dealing import Dealt, Filled
 from curvekit.training.losses import frozen_head_loss
 from curvekit.training.objectives import Objective, plain_with_gradient_of
-from curvekit.training.optimizers import adamw, decays, muon
+from curvekit.training.optimizers import adamw, decays, lost, muon
 from curvekit.training.preflight import precision
 from curvekit.training.processes import place, share_of_batch
 from curvekit.training.runs import HISTORY, require_there
@@ -170,11 +170,14 @@ class History(TrainerCallback):
         else:
             return
         loss = row.get("loss", row.get("validation_loss"))
-        if finite(loss) is None:
-            raise CurvekitError(
-                f"the loss is {loss} at step {state.global_step}: training has come apart; "
-                "lower learning_rate, lengthen warmup, or use precision 'float32'"
-            )
+        apart = finite(loss) is None
+        if apart or finite(logs.get("grad_norm", 0.0)) is None:  # in float16 a step of such a gradient is left out
+            gone = lost(kwargs["model"])
+            if apart or gone:
+                raise CurvekitError(
+                    f"the loss is {loss} at step {state.global_step}{gone}: training has come apart; "
+                    "lower learning_rate, lengthen warmup, or use precision 'float32'"
+                )
         require_there(self.path.parent)
         if place().first:
             append_jsonl(self.path, row)

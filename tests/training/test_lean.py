@@ -125,7 +125,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_a_sentence(blocks, tiny_
     every = torch.stack([blocks[i]["input_ids"] for i in range(len(blocks))])
     run = LeanRun(model, LeanConfig(precision="float32", **SETTINGS), every)
     together([run])
-    with pytest.raises(CurvekitError, match="not a number at step 1"):
+    with pytest.raises(CurvekitError, match="not a number at step 1, and .* are not finite"):
+        run.history()
+
+
+def test_a_place_that_the_last_step_lost_is_named(blocks, tiny_base, tiny_encoder, tiny_tokenizer):
+    model = build_model("curve3-places", str(tiny_base), tiny_tokenizer, str(tiny_encoder), scratch=True)
+    every = torch.stack([blocks[i]["input_ids"] for i in range(len(blocks))])
+    run = LeanRun(model, LeanConfig(precision="float32", **SETTINGS), every)
+    together([run])
+    with torch.no_grad():
+        model.curved.curve.place_logit[0] = float("inf")
+    with pytest.raises(CurvekitError, match="at the last step, and .*place_logit is not finite"):
         run.history()
 
 

@@ -507,6 +507,24 @@ def test_a_loss_that_is_not_a_number_stops_the_run(config, tmp_path):
         train(wild, tmp_path / "run", progress="none")
 
 
+def test_a_place_that_is_not_finite_stops_the_run_and_is_named(config, tmp_path, monkeypatch):
+    wanted, steps = dataclasses.replace(config, recipe="curve3-places"), itertools.count(1)
+    step = stepping.RunTrainer.training_step
+
+    def spoiled(self, model, *rest, **named):
+        loss = step(self, model, *rest, **named)
+        if next(steps) == 3:
+            model.curved.curve.place_logit.grad[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(stepping.RunTrainer, "training_step", spoiled)
+    with pytest.raises(
+        CurvekitError, match=r"the loss is [\d.]+ at step 3, and \S+place_logit is not finite: .* lower"
+    ):
+        train(wanted, tmp_path / "run", progress="none")
+    assert [row["step"] for row in load_run(tmp_path / "run").history if "loss" in row] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
