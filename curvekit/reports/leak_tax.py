@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from curvekit import figures
 from curvekit.evaluation.prefixes import BothWays
 from curvekit.evaluation.results import markdown_table
@@ -83,6 +85,16 @@ def said(results: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def picture(results: Mapping[str, Any]) -> Figure:
+    """The perplexity of every arm, looking and not."""
+    return figures.leak_perplexity(
+        [
+            {"recipe": arm, "teacher_forced": both["looking"], "prefix_only": both["blind"]}
+            for arm, both in perplexities(results).items()
+        ]
+    )
+
+
 def page(results: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     seeds = sorted({row["seed"] for row in results["rows"]})
@@ -112,11 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="with results.json")
     folder = parser.parse_args(arguments).folder
     results = load(folder / "results.json")
-    drawn = [
-        {"recipe": arm, "teacher_forced": both["looking"], "prefix_only": both["blind"]}
-        for arm, both in perplexities(results).items()
-    ]
-    figures.save(figures.leak_perplexity(drawn), "leak-perplexity", folder)
+    figures.save(picture(results), "leak-perplexity", folder)
     write_text(folder / "README.md", page(results))
 
 

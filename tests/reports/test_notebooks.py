@@ -32,7 +32,7 @@ FIGURES = {
     "leak-perplexity", "training", "intervals", "learning-curves", "ablations", "tokens-curve", "by-position",
     "token-cuts", "transfer-curves", "transfer-intervals", "playground", "columns", "curve", "attention", "ratings",
     "which-rungs", "which-tokens", "which-curves-look-back", "which-canon-looks-back", "which-learning-long",
-    "which-bases", "which-sinks", "which-lengths", "own-curves", "own-intervals",
+    "which-bases", "which-sinks", "which-lengths", "which-leak", "own-curves", "own-intervals",
     "steering",
     "document-lengths", "zipf", "scripts", "tokens", "forgetting",
     "chat", "task-colours",
@@ -129,7 +129,8 @@ def small_report(tiny_base, tiny_corpus, tmp_path_factory):
     said = []
     small = {"leak_steps": 2, "budget_steps": 2, "budget_block": 16, "width": 32, "entries": 300}
     committed = {"which": "which-curve", "bases": "mini-curve", "sinks": "sinks", "conversion": "conversion"}
-    committed |= {"put_in": "into-a-base", "lengths": "lengths"}
+    committed |= {"put_in": "into-a-base", "lengths": "lengths", "pydocs": "pydocs", "characters": "characters"}
+    committed |= {"leak": "leak-tax"}
     small |= {name: str(Path(__file__).parents[2] / "reports" / folder) for name, folder in committed.items()}
     small |= {"study": str(Path(__file__).parents[2] / "reports" / "steering")}
     colours = write(tmp_path_factory.mktemp("rows") / "colours", train=short(40), test=short(8, seed=1))
