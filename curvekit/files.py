@@ -152,17 +152,19 @@ def present(path: str | Path) -> bool:
 def held_results(path: Path, shape: Any, settings: dict[str, Any], **empty: Any) -> dict[str, Any]:
     """What a file of results holds, to go on with; where there is none ``settings`` and ``empty``, to begin with.
 
+    A setting that the file does not name, since it is older than that, is taken to be the same.
+
     Raises:
         CurvekitError: it is of other settings, or not of that shape.
     """
     if not path.exists():
         return settings | empty
     held: dict[str, Any] = read_json(path, shape=shape)
-    if other := next((name for name, value in settings.items() if held[name] != value), None):
+    if other := next((name for name, value in settings.items() if held.get(name, value) != value), None):
         raise CurvekitError(
             f"{path} was measured with {other} {held[other]!r}, not {settings[other]!r}; choose another folder"
         )
-    return held
+    return settings | held
 
 
 def by_name(value: Any) -> Any:

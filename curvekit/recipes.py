@@ -117,6 +117,16 @@ def recipe_settings(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def added_parts(settings: Mapping[str, Any]) -> set[str]:
+    """What of these :func:`recipe_settings` is learned beside the base: a ``curve``, ``sites`` in blocks, ``sinks``."""
+    there = {
+        "curve": settings.get("source", "none") != "none",
+        "sites": bool(settings.get("sites")),
+        "sinks": settings.get("attention", "softmax") == "sink",
+    }
+    return {part for part, is_there in there.items() if is_there}
+
+
 def own_parts(used: Iterable[str], saved: Mapping[str, str] | None) -> dict[str, str] | None:
     """Of the parts that a model uses, those that a user registered, with the digits of their source.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import re
@@ -278,10 +279,13 @@ def require_weights(name: str) -> None:
 
 
 def own_recipe(name: str) -> str | None:
-    """The recipe that a base was pretrained with and ships with, or None where that is no other than its own model."""
-    if name not in SHIPPED:
-        return None
-    return read_json(SHIPPED[name] / "config.json").get("recipe")
+    """The recipe that a shipped base or a saved model was trained with; None where it adds nothing to its own model."""
+    with contextlib.suppress(CurvekitError, OSError, ValueError):
+        path = Path(SHIPPED.get(name, name)) / "config.json"
+        saved = read_json(path) if path.is_file() else {}
+        if str(saved.get("model_type")).startswith("curve_") and saved.get("recipe") not in ("plain", "gpt2"):
+            return saved.get("recipe")
+    return None
 
 
 def cached(repository: str, filename: str = "config.json") -> bool:

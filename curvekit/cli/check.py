@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         "  curvekit check smollm2\n  curvekit check mini --recipe curve+softemax\n  curvekit check runs/curve",
     )
     each.add_argument("model", metavar="BASE_OR_RUN", help="a base, a run's folder, or a saved model's folder")
-    each.add_argument("--recipe", metavar="NAME", help="what is built on a base (default: plain)")
+    each.add_argument("--recipe", metavar="NAME", help="what is built on a base (default: its own, or plain)")
     each.add_argument("--json", action="store_true", help="print the measured differences as JSON")
     add_plugin(each)
 

@@ -10,6 +10,11 @@ from curvekit.cli.printing import print_metrics, say
 from curvekit.cli.settings import add_settings, given
 from curvekit.training.settings import PRETRAINING
 
+_CHOSEN = (  # here, and so without a flag
+    *("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer", "freeze", "encoder", "context"),
+    *("task", "template", "judged", "form", "adapter", "rank", "alpha", "targets", "adapter_dropout"),
+)
+
 
 def add(commands: Commands) -> None:
     each = command(
@@ -45,18 +50,14 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="write the trained model and its card there; a base that shipped there before is replaced",
     )
-    add_settings(
-        each,
-        without=("recipe", "base", "corpus", "data_dir", "scratch", "tokenizer", "freeze", "encoder", "context"),
-        defaults=PRETRAINING,
-    )
+    add_settings(each, without=_CHOSEN, defaults=PRETRAINING)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from curvekit.training.cards import publish, require_place
     from curvekit.training.pretraining import pretrain
 
-    settings = given(arguments) | {"data_dir": arguments.data_dir}
+    settings = given(arguments, without=_CHOSEN, defaults=PRETRAINING) | {"data_dir": arguments.data_dir}
     if arguments.ship:
         require_place(arguments.ship)  # before hours of training
     done = pretrain(out=arguments.out, name=arguments.name, announce=say, **settings)

@@ -33,7 +33,10 @@ def add(commands: Commands) -> None:
         "--out", type=path, metavar="FOLDER", help="where trials and runs lie (default: searches/CORPUS-BASE)"
     )
     each.add_argument(
-        "--recipes", nargs="+", metavar="NAME", help="each is searched with the same budget (default: curve+softemax)"
+        "--recipes",
+        nargs="+",
+        metavar="NAME",
+        help="each is searched with the same budget (default: the recipe of the settings)",
     )
     each.add_argument("--trials", type=positive, default=20, metavar="N", help="of each recipe (default: 20)")
     each.add_argument("--folds", type=positive, default=4, metavar="K", help="of the documents (default: 4)")

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from curvekit.cli.flags import Pairs, boolean, path
+from curvekit.errors import CurvekitError
 from curvekit.files import read_json
 from curvekit.training.settings import RunConfig
 
@@ -61,10 +62,27 @@ def _kind(hint: Any) -> type:
     return get_origin(hint) or hint
 
 
-def given(arguments: argparse.Namespace, of: Any = RunConfig) -> dict[str, Any]:
-    """The settings of the file of ``--config``, over them the flags."""
+def given(
+    arguments: argparse.Namespace,
+    of: Any = RunConfig,
+    without: Sequence[str] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The settings of the file of ``--config``, over them the flags.
+
+    The file may be of a whole run: those ``without`` a flag, which the command chooses, are left out of it.
+
+    Raises:
+        CurvekitError: it says of one of them another thing than the ``defaults`` of the command.
+    """
     flags = vars(arguments)
     values = read_json(arguments.config) if arguments.config else {}
+    for name in without:
+        value = values.pop(name, None)
+        if name in defaults and value not in (None, defaults[name]):
+            raise CurvekitError(
+                f"{arguments.config} says {name} {value!r}, which is {defaults[name]!r} here; leave it out"
+            )
     values |= {each.name: flags[each.name] for each in fields(of) if each.name in flags}
     return values
 

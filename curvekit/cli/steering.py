@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     each.add_argument("--scorer", default="mini", metavar="RUN_OR_BASE", help="another model, for perplexity "
                       "(default: %(default)s)")  # fmt: skip
     each.add_argument("--ways", nargs="+", default=["preface", "bag", "attribute", "vector"], metavar="WAY",
-                      help="of preface, bag, attribute, vector, experts, codes (default: %(default)s)")  # fmt: skip
+                      help="of preface, bag, attribute, vector, experts, codes (default: the first four)")  # fmt: skip
     each.add_argument("--strengths", action="append", default=[], metavar="WAY=X,X", help="of a way, over its own")
     each.add_argument("--prompts", type=path, metavar="FILE", help="a text file with a prompt a line")
     each.add_argument("--count", type=positive, default=4, metavar="N", help="texts a prompt (default: %(default)s)")

@@ -21,7 +21,11 @@ def add_task(each: argparse.ArgumentParser) -> None:
     group = each.add_argument_group("a task instead of a corpus")
     group.add_argument("--task", metavar="NAME", help="squad_qa, scitldr, ..., or JSONL rows of your own")
     group.add_argument("--template", metavar="TEXT", help=r"'Question: {question}\nAnswer: {answer}', the answer last")
-    group.add_argument("--judged", metavar="KIND", help="how rows of your own are judged: answer, choice, summary")
+    group.add_argument(
+        "--judged",
+        metavar="KIND",
+        help="how rows of your own are judged: answer, choice, summary, dialogue (default: as their fields say)",
+    )
     group.add_argument(
         "--form", help="chat: by the model's chat template; plain; auto", choices=("auto", "plain", "chat")
     )

@@ -89,7 +89,7 @@ def paired_bootstrap(
         unit: ``token``, or ``byte`` to compare across tokenizers.
 
     Raises:
-        CurvekitError: other documents, seeds or signatures: it names what differs.
+        CurvekitError: other documents, seeds or signatures: it names what differs; or a model that leaks.
 
     Source:
         Koehn 2004 (paired bootstrap); Owen 2007, The pigeonhole bootstrap (two crossed factors).
@@ -172,7 +172,12 @@ def _smallest_level(rejects: Callable[[float], bool], least: float) -> float:
 
 
 def _refuse_unpaired(scores: Sequence[LanguageModelScore], unit: str) -> None:
-    """Refuse two numbers that were measured differently."""
+    """Refuse two numbers that were measured differently, and those of a model that copies what it should predict."""
+    if leaking := next((score for score in scores if score.leaks), None):
+        raise CurvekitError(
+            f"{leaking.signature.get('recipe') or 'a model'} sees the words that it is to predict, so nothing can be "
+            "compared with it; score it word by word (curvekit.evaluation.prefixes.score_both_ways)"
+        )
     keys = ["corpus", "revision", "split", "documents", "texts", "context", "stride", "prefix", "denominators"]
     if unit == "token":
         keys += ["tokenizer_hash"]

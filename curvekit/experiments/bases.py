@@ -52,20 +52,25 @@ def run_all(
         texts: name -> corpus, none of which either has read: documents of the test split come first, then of the
             others. They are scored in windows of all positions, each half of them further.
         documents, characters: of each text its first documents, of each document its first characters.
-        runs: folders of finished runs on either base; a corpus that both have runs of is compared, by seed.
+        runs: folders of finished runs on either base; a corpus that both have runs of is compared, by seed. A run
+            takes the place of one of the same corpus, base and seed.
 
     Raises:
-        CurvekitError: the folder holds other bases' results or other beginnings, or a run is on neither base.
+        CurvekitError: the folder holds other bases' results or other beginnings, a run is on neither base, or two
+            runs are of the same corpus, base and seed.
     """
     path, names = folder / "results.json", [str(by_name(each)) for each in bases]
     settings: dict[str, Any] = {"bases": names, "documents": documents, "characters": characters}
     held = held_results(path, RESULTS, settings, rows=[], depths=[])
     done = {(row["text"], row["base"], row["seed"]) for row in held["rows"]}
+    taken: set[tuple[str, str, int]] = set()
     for folder_of_run in runs:
         row = _row_of(folder_of_run, names)
-        if (row["text"], row["base"], row["seed"]) in done:
-            continue
-        held["rows"].append(row)
+        which = (row["text"], row["base"], row["seed"])
+        if which in taken:
+            raise CurvekitError(f"two runs are {row['base']} on {row['text']}, seed {row['seed']}: leave one out")
+        taken.add(which)
+        held["rows"] = [each for each in held["rows"] if (each["text"], each["base"], each["seed"]) != which] + [row]
         write_json(path, held)
     known = {row["base"] for row in held["depths"]}
     read: dict[str, tuple[list[str], dict[str, Any]]] = {}  # of a text its beginnings and whose they are

@@ -422,10 +422,9 @@ def is_finished(place: Path, wanted: RunConfig) -> bool:
 
 
 def _command(config: RunConfig, recipes: Sequence[str], seeds: Sequence[int], folder: Path, baseline: str) -> str:
-    """The call that makes these results again; of the settings, those that are not the defaults."""
-    default = RunConfig().to_dict() | {"recipe": config.recipe, "seed": config.seed}
-    changed = {name: value for name, value in config.to_dict().items() if value != default[name]}
-    settings = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    """The call that makes these results again; of the settings, those that would not be chosen anyway."""
+    unusual = {name: value for name, value in config.unusual().items() if name not in ("recipe", "seed")}
+    settings = ", ".join(f"{name}={value!r}" for name, value in unusual.items())
     return f"run_experiment(RunConfig({settings}), {list(recipes)}, {list(seeds)}, {str(folder)!r}, {baseline!r})"
 
 

@@ -19,13 +19,18 @@ from typing import Any
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.files import by_name, held_results, read_json, write_json
-from curvekit.recipes import recipe_settings
+from curvekit.recipes import added_parts, recipe_settings
 from curvekit.training.runs import load_run
+from curvekit.training.settings import RunConfig
 from curvekit.training.stepping import highest_rate
 
-SETTINGS = (  # of a run, in which cells may differ
+SETTINGS = (  # of every run; what else is not as usual stands beside them
     *("base", "model", "optimizer", "learning_rate", "added_rate", "steps", "block_size", "batch_size", "sink_share"),
 )
+_READING = {  # that change nothing of what was trained; the test's stand in the signature of its scores
+    *("compile", "eval_every", "context_eval", "stride", "eval_documents", "validation_documents", "keep_tokens"),
+    *("sample_prompts", "prompt_tokens", "sample_tokens", "temperature", "top_p"),
+}
 RESULTS = {
     "corpus": str, "rows": [{
         "recipe": str, "seed": int, "settings": dict, "validation": float, "gate": (float, None), "score": SCORE,
@@ -42,12 +47,22 @@ class Cell:
     runs: Mapping[int, Mapping[str, Any]]  # by seed
 
     @property
+    def unsaid(self) -> dict[str, Any]:
+        """Of :func:`unsaid`, with the cell's model."""
+        model = next(iter(self.runs.values()))["settings"]["model"]
+        return unsaid(self.recipe, dict(each.split("=", 1) for each in model.split() if "=" in each))
+
+    @property
     def series(self) -> str:
         """Its name but for the learning rate."""
-        told = []
+        told, unsaid = [], self.unsaid
         for name, value in self.settings.items():
+            if name in unsaid:
+                continue
             if name == "added_rate" and value != 1:
                 told.append(f"added at {value:g} times the rate")
+            elif name not in SETTINGS and value is not None:
+                told.append(f"{name}={value}")
             elif name not in ("added_rate", "learning_rate") and value not in ("", None):
                 told.append(f"{name} {value:g}" if isinstance(value, float) else str(value))
         return ", ".join([self.recipe, *told])
@@ -83,8 +98,9 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
         held = held_results(path, RESULTS, {"corpus": by_name(config.corpus)}, rows=[])
         settings = {name: by_name(getattr(config, name)) for name in SETTINGS if name != "model"}
         settings["learning_rate"] = highest_rate(config, run.metrics["base_is_random"])
-        if is_bare(config.recipe):
-            settings["added_rate"] = 1.0
+        settings |= unsaid(config.recipe, config.model)
+        others = config.unusual().keys() & config.results().keys() - {"recipe", "seed", "corpus", *SETTINGS, *_READING}
+        settings |= {name: by_name(getattr(config, name)) for name in sorted(others)}
         settings["model"] = " ".join(f"{name}={value}" for name, value in sorted(config.model.items()))
         row = {
             "recipe": config.recipe,
@@ -100,14 +116,15 @@ def add(folder: Path, runs: Sequence[str | Path]) -> dict[str, Any]:
     return load(path)
 
 
-def is_bare(recipe: str) -> bool:
-    """Whether a recipe adds nothing to its base, so that a rate of what is added says nothing."""
-    return recipe_settings(recipe, {}).keys() == {"recipe"}
+def unsaid(recipe: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say nothing of a recipe, since it lacks what they are of, at their defaults."""
+    parts = added_parts(recipe_settings(recipe, dict(model)))
+    return ({} if parts else {"added_rate": 1.0}) | ({} if "sinks" in parts else {"sink_share": RunConfig.sink_share})
 
 
 def _gate(run: Any) -> float | None:
     """How far the gate of the curve at the input has opened: the mean of its absolute values, or none has one."""
-    if recipe_settings(run.config.recipe, {}).get("source", "none") == "none":
+    if "curve" not in added_parts(recipe_settings(run.config.recipe, run.config.model)):
         return None
     gates = [value for name, value in run.model().named_parameters() if name.endswith("curve.gate")]
     return float(gates[0].detach().float().abs().mean()) if gates else None
@@ -120,19 +137,21 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["recipe"], *(row["settings"][name] for name in SETTINGS)
+    further = {name: value for name, value in row["settings"].items() if name not in SETTINGS}
+    return row["recipe"], *(row["settings"][name] for name in SETTINGS), *sorted(further.items())
 
 
 def cells(results: Mapping[str, Any]) -> list[Cell]:
     """The cells of the grid, in the order in which their first run was added."""
     rows = results["rows"]
-    differing = [name for name in SETTINGS if len({row["settings"][name] for row in rows}) > 1]
+    names = dict.fromkeys((*SETTINGS, *(name for row in rows for name in row["settings"])))
+    differing = [name for name in names if len({row["settings"].get(name) for row in rows}) > 1]
     found: dict[tuple[Any, ...], dict[int, Any]] = {}
     for row in rows:
         found.setdefault(_key(row), {})[row["seed"]] = row
     firsts = [next(iter(runs.values())) for runs in found.values()]
     return [
-        Cell(first["recipe"], {name: first["settings"][name] for name in differing}, runs)
+        Cell(first["recipe"], {name: first["settings"].get(name) for name in differing}, runs)
         for first, runs in zip(firsts, found.values(), strict=True)
     ]
 

@@ -21,6 +21,7 @@ from typing import Any
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.evaluation.prefixes import BothWays, score_both_ways
 from curvekit.files import by_name, held_results, read_json, write_json
+from curvekit.shapes import Maybe
 from curvekit.text.corpora import load_corpus
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
@@ -37,7 +38,7 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 TOKENS = 128  # of each test document
 RESULTS = {
-    "settings": dict, "tokens": int, "rows": [{
+    "settings": dict, "tokens": int, "documents": Maybe(int), "rows": [{
         "arm": str, "recipe": str, "seed": int, "looking": SCORE, "blind": SCORE, "seconds": float,
     }],
 }  # fmt: skip
@@ -58,9 +59,10 @@ def run_all(
     """
     path = folder / "results.json"
     settings = {"base": by_name(config.base), "corpus": by_name(config.corpus), "steps": config.steps}
-    held = held_results(path, RESULTS, {"settings": settings, "tokens": tokens}, rows=[])
-    done = {(row["arm"], row["seed"]) for row in held["rows"]}
     texts = load_corpus(config.corpus, config.data_dir)["test"]["text"][:documents]
+    told = {"settings": settings, "tokens": tokens, "documents": len(texts)}
+    held = held_results(path, RESULTS, told, rows=[])
+    done = {(row["arm"], row["seed"]) for row in held["rows"]}
     for seed, (arm, (recipe, model)) in itertools.product(seeds, ARMS.items()):
         if (arm, seed) in done:
             continue

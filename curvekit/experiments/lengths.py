@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.experiments.sinks import named_model
 from curvekit.files import by_name, held_results, read_json, write_json
+from curvekit.shapes import Maybe
 from curvekit.text.corpora import load_corpus
 
 CONTEXTS = (128, 256, 512, 1_024, 2_048)
 RESULTS = {
-    "corpus": str, "documents": int, "characters": int, "trained": (int, None), "rows": [{
+    "corpus": str, "documents": int, "characters": int, "trained": (int, None), "longest": Maybe(int), "rows": [{
         "name": str, "model": str, "attention": str, "context": int, "score": SCORE,
     }],
 }  # fmt: skip
@@ -55,12 +57,15 @@ def run_all(
     path = folder / "results.json"
     every = load_corpus(corpus, data_dir)["test"]["text"]
     settings = {"corpus": by_name(corpus), "characters": characters, "documents": documents, "trained": trained}
+    settings |= {"longest": max(contexts)}  # what a document must be longer than
     held = held_results(path, RESULTS, settings, rows=[])
-    done = {(row["name"], row["model"], row["context"]) for row in held["rows"]}
+    done = Counter((row["name"], row["model"], row["context"]) for row in held["rows"])  # seeds may have one name
     signature = {"corpus": by_name(corpus), "split": "test"}
     for name, model in models:
-        left = [each for each in contexts if (name, by_name(model), each) not in done]
+        left = [each for each in contexts if not done[name, by_name(model), each]]
+        done.subtract((name, by_name(model), each) for each in contexts if each not in left)
         if not left:
+            print(f"{name}={model} was scored before", file=sys.stderr)
             continue
         opened, tokenizer = open_model(model)
         texts = _long(every, tokenizer, max(contexts), documents, characters)

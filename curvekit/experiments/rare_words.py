@@ -27,9 +27,9 @@ from datasets import DatasetDict
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.frequency import FrequencyScore, counts_of_words, word_counts
 from curvekit.evaluation.metrics import TokenScores, score_documents
-from curvekit.files import read_json, write_json, write_text
+from curvekit.files import by_name, held_results, read_json, write_json, write_text
 from curvekit.shapes import Maybe
-from curvekit.text.corpora import load_corpus
+from curvekit.text.corpora import corpus_revision, load_corpus
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -52,10 +52,10 @@ COMMON: dict[str, Any] = {
     "block_size": 128, "batch_size": 2, "sample_prompts": 0, "keep_tokens": 0, "eval_documents": 1,
     "validation_documents": 1,
 }  # fmt: skip
-RESULT = {
+RESULTS = {"rows": [{
     "start": str, "recipe": str, "loss": str, "seed": int, "perplexity": float, "frequency": dict,
     "calibration_error": float, "train_tokens": int, "seconds": float, "parameters": Maybe(int),
-}  # fmt: skip
+}]}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -154,18 +154,24 @@ def run_all(
     base: str = "mini",
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Make the runs that ``results.json`` in ``folder`` lacks, start by start, seed by seed, and return all rows."""
+    """Make the runs that ``results.json`` in ``folder`` lacks, start by start, seed by seed, and return all rows.
+
+    Raises:
+        CurvekitError: the folder holds results on another base, other texts or at other settings.
+    """
     path = folder / "results.json"
-    held = load(path) if path.exists() else []
-    done = {Job(row["start"], row["recipe"], row["loss"], row["seed"]) for row in held}
+    told = {"base": by_name(base), "characters": characters, "paragraphs": paragraphs, "settings": settings}
+    held = held_results(path, RESULTS, told | {"texts": corpus_revision(corpus)}, rows=[])
+    done = {Job(row["start"], row["recipe"], row["loss"], row["seed"]) for row in held["rows"]}
     with tempfile.TemporaryDirectory() as scratch:
         texts = excerpt(corpus, Path(scratch) / "excerpt", characters, paragraphs)
         for job in _jobs(seeds, starts, arms):
             if job not in done:
-                held.append(row := run_job(job, texts, Path(scratch), settings, base))
-                write_json(path, {"rows": held})
+                held["rows"].append(row := run_job(job, texts, Path(scratch), settings, base))
+                write_json(path, held)
                 print(f"{job.name}: perplexity {row['perplexity']:.2f}, {row['seconds']:.0f} s", file=sys.stderr)
-    return held
+    rows: list[dict[str, Any]] = held["rows"]
+    return rows
 
 
 def _jobs(seeds: Sequence[int], starts: Sequence[str], arms: Sequence[tuple[str, str]]) -> Iterator[Job]:
@@ -175,7 +181,7 @@ def _jobs(seeds: Sequence[int], starts: Sequence[str], arms: Sequence[tuple[str,
 
 def load(path: Path) -> list[dict[str, Any]]:
     """The rows of ``results.json``."""
-    rows: list[dict[str, Any]] = read_json(path, shape={"rows": [RESULT]})["rows"]
+    rows: list[dict[str, Any]] = read_json(path, shape=RESULTS)["rows"]
     return rows
 
 

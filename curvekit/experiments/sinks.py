@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -100,9 +101,11 @@ def run_all(
     texts = [text[:characters] for text in read["test"]["text"][:documents] if text.strip()]
     settings |= {"documents": len(texts)}
     held = held_results(path, RESULTS, settings, rows=[])
-    done = {(row["name"], row["model"]) for row in held["rows"]}
+    done = Counter((row["name"], row["model"]) for row in held["rows"])  # several seeds may have one name
     for name, model in models:
-        if (name, by_name(model)) in done:
+        if done[name, by_name(model)]:
+            done[name, by_name(model)] -= 1
+            print(f"{name}={model} was measured before", file=sys.stderr)
             continue
         row = {"name": name, "model": by_name(model), **measure(*opened(model, read["train"]["text"]), texts, corpus)}
         held["rows"].append(row)

@@ -62,6 +62,7 @@ class PreferenceRun(Run):
 
     kind: ClassVar[Kind] = PREFERENCE
     settings: ClassVar[Any] = PreferenceConfig
+    before: ClassVar[dict[str, Any]] = {}
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

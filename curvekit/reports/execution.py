@@ -352,8 +352,9 @@ def _comparison_since(folder: Path, started: float) -> Comparison | None:
 
 def _make(folder: Path) -> None:
     try:
-        with created(folder / "figures"):
-            mark(folder, REPORT.name)
+        with created(folder):
+            mark(folder, REPORT.name)  # first: a kill leaves nothing that a next report takes for another's
+            (folder / "figures").mkdir(exist_ok=True)
     except OSError as error:
         raise CurvekitError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
 

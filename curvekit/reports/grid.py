@@ -22,7 +22,7 @@ from curvekit import figures
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import corrected, paired_bootstrap
-from curvekit.experiments.grid import Cell, best, cells, is_bare, load
+from curvekit.experiments.grid import Cell, best, cells, load
 
 SAMPLES = 10_000
 AT = ("same", "best")
@@ -37,14 +37,17 @@ def pairs(grid: Sequence[Cell], against: str, at: str) -> dict[str, tuple[Cell, 
     if against not in (chosen := best(grid)):
         raise CurvekitError(f"there is no run of {against!r} in the grid; it has {', '.join(chosen)}")
     others = [cell for cell in grid if cell.recipe == against]
-    unsaid = {"added_rate": 1.0} if is_bare(against) else {}
     found = {}
     for cell in grid:
-        alike = {name: unsaid.get(name, value) for name, value in cell.settings.items()}
-        with_it = [other for other in others if other.settings == alike] if at == "same" else [chosen[against]]
+        with_it = [other for other in others if _alike(cell, other)] if at == "same" else [chosen[against]]
         if with_it and with_it[0] is not cell and cell.runs.keys() & with_it[0].runs.keys():
             found[cell.name] = cell, with_it[0]
     return found
+
+
+def _alike(cell: Cell, other: Cell) -> bool:
+    """Whether two cells have the same settings, but for those that say nothing of the other's recipe."""
+    return other.settings == {name: other.unsaid.get(name, value) for name, value in cell.settings.items()}
 
 
 def differences(grid: Sequence[Cell], against: str, at: str, samples: int = SAMPLES) -> dict[str, dict[str, Any]]:

@@ -129,10 +129,20 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
             continue
         words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, dict):
-            words += [f"{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in value.items()]
+            words += [f"{key}={each if _is_plain(each) else json.dumps(each)}" for key, each in value.items()]
         elif value is not True:
             words.append("false" if value is False else str(value))
     return words
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a string that is read as itself, and not as the JSON that it may be."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return True
+    return False
 
 
 def _fields(of: Any) -> tuple[Any, ...]:

@@ -140,6 +140,7 @@ class Run:
     folder: Path
     kind: ClassVar[Kind] = RUN  # of the folder
     settings: ClassVar[Any] = RunConfig  # what config.json holds
+    before: ClassVar[dict[str, Any]] = {"added_rate": 1.0}  # what was done before it was a setting
 
     @property
     def begun(self) -> bool:
@@ -159,7 +160,7 @@ class Run:
     def config(self) -> Any:
         """The settings: a ``RunConfig``, or what ``settings`` of this kind of run is."""
         path = self.folder / "config.json"
-        values = read_json(path)
+        values = self.before | read_json(path)
         try:
             return self.settings.from_dict(values)
         except CurvekitError as error:

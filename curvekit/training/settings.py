@@ -36,7 +36,6 @@ SMOLLM2: dict[str, Any] = {  # some ten minutes on two cores in float32, scores 
     "batch_size": 4,
     "accumulate": 1,
     "steps": 60,
-    "eval_every": 20,
     "validation_documents": 4,
     "eval_documents": 8,
     "temperature": 0.7,
@@ -59,6 +58,7 @@ PRETRAINING: dict[str, Any] = {  # of the base that ships: 1.6 passes over its 2
     "optimizer": "muon",
     "warmup": 0.02,
     "compile": True,
+    "added_rate": 1.0,
     "eval_every": 500,
     "save_every": 250,
     "validation_documents": 24,
@@ -202,7 +202,8 @@ class RunConfig(Settings):
 
     block_size: int = _setting(
         None,
-        "tokens in a training block; of a T5 in a source, and in a target (default: 256, full size 1024, of a T5 512)",
+        "tokens in a training block; of a T5 in a source, and in a target (default: 256, full size 1024, of a T5 512; "
+        "with a task 512, full size 1024)",
         least=2,
     )
     examples: str = _setting(
@@ -210,13 +211,17 @@ class RunConfig(Settings):
         "packed: blocks cut from all documents joined; padded: a document an example, cut and padded to block_size",
         choices=("packed", "padded"),
     )
-    batch_size: int = _setting(None, "blocks in a batch (default: 8, smollm2 4)", least=1)
+    batch_size: int = _setting(None, "blocks in a batch (default: 8, smollm2 4; with a task 2, full size 1)", least=1)
     accumulate: int = _setting(
         None, "batches whose gradients are summed into one step (default: 1, full size 4)", least=1
     )
-    steps: int = _setting(None, "optimiser steps at most (default: 80, smollm2 60, full size 3600)", least=1)
+    steps: int = _setting(
+        None, "optimiser steps at most (default: 80, smollm2 and with a task 60, full size 3600)", least=1
+    )
     learning_rate: float | None = _setting(
-        None, "highest learning rate (default: 2e-3 for adapters, 1e-3 for mini and random weights, else 1e-4)", least=0
+        None,
+        "highest learning rate (default: 2e-3 for adapters, 1e-3 for mini, mini-curve and random weights, else 1e-4)",
+        least=0,
     )
     added_rate: float = _setting(
         None,
@@ -276,11 +281,13 @@ class RunConfig(Settings):
 
     context_eval: int | None = _setting(None, "tokens in a scoring window (default: block_size)", least=1)
     stride: int | None = _setting(None, "tokens that a scoring window adds (default: half of it)", least=1)
-    eval_documents: int | None = _setting(None, "test documents that are scored (default: all, smollm2 8)", least=1)
+    eval_documents: int | None = _setting(
+        None, "test documents that are scored (default: all, smollm2 8, with a task 100)", least=1
+    )
     validation_documents: int | None = _setting(
         None,
         "validation documents that are scored, in training and after it; more, if they fill no block "
-        "(default: 16, smollm2 4, full size all)",
+        "(default: 16, smollm2 4, full size all, with a task 32)",
         least=1,
     )
     keep_tokens: int = _setting(8, "scored documents of which every token's loss is kept", least=0)
@@ -363,7 +370,10 @@ class RunConfig(Settings):
     def usual(self) -> dict[str, Any]:
         """What every setting would be if only those were given that defaults hang on; and of those, their defaults."""
         choosing = {name: getattr(self, name) for name in _CHOOSING}
-        own = {name: _DEFAULTS[name] for name in _CHOOSING} | {"steps": type(self)(**choosing | {"steps": None}).steps}
+        own = {
+            name: getattr(type(self)(**{each: value for each, value in choosing.items() if each != name}), name)
+            for name in _CHOOSING
+        }
         return type(self)(**choosing).to_dict() | own
 
     def unusual(self) -> dict[str, Any]:
@@ -504,6 +514,14 @@ class RunConfig(Settings):
 
 
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
-_CHOOSING = ("base", "scratch", "freeze", "optimizer", "task", "steps")  # what other settings' defaults hang on
+_CHOOSING = (
+    "base",
+    "scratch",
+    "freeze",
+    "optimizer",
+    "task",
+    "steps",
+    "eval_every",
+)  # what other settings' defaults hang on
 _SHOWN = ("recipe", "base", "corpus", "steps")  # in a command line even where they are at their defaults
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name

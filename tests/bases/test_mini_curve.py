@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from curvekit.bases.building import build_model
-from curvekit.bases.hub import SHIPPED
+from curvekit.bases.hub import SHIPPED, own_recipe
 from curvekit.bases.opening import open_model
 from curvekit.causality import future_leak
 from curvekit.experiments import shipping
 from curvekit.files import read_json
+from curvekit.training.settings import RunConfig, main_recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +33,17 @@ def test_it_opens_as_it_was_trained_and_sees_no_later_word():
         closed = build_model("softemax", "mini-curve", tokenizer)(ids, labels=ids).loss.item()
     assert other == pytest.approx(loss, abs=1e-4), "its recipe starts from its trained curve"
     assert loss < 5 < closed, "without its curve it is another model"
+
+
+def test_a_saved_curve_is_trained_on_with_its_own_recipe_wherever_it_lies(make, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(SHIPPED["mini-curve"], copied)
+    make("gpt2").save_pretrained(tmp_path / "bare")
+    for base, own in ((str(copied), "curve3+sites+softemax"), (str(tmp_path / "bare"), None)):
+        assert own_recipe(base) == own
+        assert RunConfig(base=base).recipe == (own or "curve3+sink")
+        assert main_recipes(base)[0] == (own or "gpt2")
+    assert own_recipe("no/such\0folder") is None
 
 
 def test_the_card_says_what_was_measured_and_the_base_is_below_mini():

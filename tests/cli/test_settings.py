@@ -9,8 +9,11 @@ from dataclasses import fields
 import pytest
 
 from curvekit.cli import main, parser
-from curvekit.cli.settings import config
-from curvekit.training.settings import RunConfig
+from curvekit.cli.pretrain import _CHOSEN
+from curvekit.cli.settings import config, given
+from curvekit.errors import CurvekitError
+from curvekit.training.fields import as_flags
+from curvekit.training.settings import PRETRAINING, RunConfig
 
 
 def test_every_setting_is_a_flag_of_train_with_its_help(capsys):
@@ -27,6 +30,22 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"steps": 7, "batch_size": 3, "model": {"degree": 3}}))
     arguments = parser().parse_args(["train", "--config", str(tmp_path / "settings.json"), "--steps", "9"])
     assert config(arguments) == RunConfig(steps=9, batch_size=3, model={"degree": 3})
+
+
+def test_pretraining_takes_the_file_of_a_run_but_for_what_it_chooses_itself(tmp_path):
+    file = tmp_path / "config.json"
+    words = ["pretrain", "--data-dir", "data", "--config", str(file), "--steps", "9"]
+    file.write_text(json.dumps(RunConfig(recipe="gpt2", scratch=True, batch_size=3).to_dict()))
+    found = given(parser().parse_args(words), without=_CHOSEN, defaults=PRETRAINING)
+    assert found["steps"] == 9 and found["batch_size"] == 3 and not {*_CHOSEN} - {"data_dir"} & set(found)
+    file.write_text(json.dumps(RunConfig(recipe="curve", scratch=True).to_dict()))
+    with pytest.raises(CurvekitError, match="says recipe 'curve', which is 'gpt2' here; leave it out"):
+        given(parser().parse_args(words), without=_CHOSEN, defaults=PRETRAINING)
+
+
+def test_what_json_would_read_otherwise_is_quoted():
+    model = {"a": "x", "b": "1", "c": 1, "d": True, "e": ["point"], "f": "true", "g": "a b"}
+    assert parser().parse_args(["train", *as_flags({"model": model})]).model == model
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_what_does_not_belong_is_refused(measured):
     run_all(root, both, texts, runs, documents=3, characters=60)
     with pytest.raises(CurvekitError, match="characters 60, not 50"):
         run_all(root, both, texts, documents=3, characters=50)
+    with pytest.raises(CurvekitError, match="two runs are .*, seed 0: leave one out"):
+        run_all(root, both, texts, [*runs, runs[0]], documents=3, characters=60)
     with pytest.raises(CurvekitError, match="began from"):
         run_all(root / "new", (both[0], "mini"), {}, runs)
 

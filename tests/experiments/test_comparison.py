@@ -16,7 +16,14 @@ from curvekit.errors import CurvekitError
 from curvekit.evaluation import significance
 from curvekit.evaluation.metrics import LanguageModelScore, score_documents
 from curvekit.evaluation.results import latex, markdown_table
-from curvekit.experiments.comparison import compare, holm, load_comparison, paired_bootstrap, run_experiment
+from curvekit.experiments.comparison import (
+    _command,
+    compare,
+    holm,
+    load_comparison,
+    paired_bootstrap,
+    run_experiment,
+)
 from curvekit.files import read_json, write_json
 from curvekit.training.runs import load_run
 from curvekit.training.settings import RunConfig
@@ -419,6 +426,24 @@ def test_the_command_makes_the_same_call_again(trained, tmp_path):
     assert [ast.literal_eval(x) for x in call.args[1:]] == [["gpt2", "curve"], [0, 1], str(tmp_path / "a b"), "gpt2"]
     given = run_experiment(CONFIG, ["gpt2", "curve"], [0, 1], tmp_path / "a b", samples=100, command="make report")
     assert "Command: `make report`" in given.to_markdown()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"base": "gpt2", "steps": 80, "block_size": 256, "accumulate": 1}, {"scratch": True, "added_rate": 8.0}],
+    ids=str,
+)
+def test_the_command_names_what_this_base_would_not_choose(settings, tmp_path):
+    wanted = RunConfig(**settings)
+    call = ast.parse(_command(wanted, ["gpt2"], [0], tmp_path, "gpt2"), mode="eval").body
+    assert eval(ast.unparse(call.args[0]), {"RunConfig": RunConfig}) == wanted
+
+
+def test_a_model_that_sees_its_answers_is_compared_with_nothing(trained):
+    scores = [load_run(folder).scores("test") for folder in sorted(trained.glob("gpt2-seed*"))[:1] * 2]
+    scores[0].leaks = True
+    with pytest.raises(CurvekitError, match="sees the words that it is to predict, so nothing can be compared"):
+        paired_bootstrap(*scores)
 
 
 def test_markdown_keeps_its_columns_whatever_a_cell_says():

@@ -9,7 +9,7 @@ import pytest
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.significance import paired_bootstrap
-from curvekit.experiments.grid import add, best, cells, load
+from curvekit.experiments.grid import add, best, cells, load, unsaid
 from curvekit.figures.drawing import is_figure
 from curvekit.files import read_json, write_json
 from curvekit.reports.grid import differences, main, pairs, rows_of, told
@@ -31,6 +31,8 @@ def runs(tiny_base, tiny_encoder, tiny_corpus, tmp_path_factory):
         "curve": {"recipe": "curve", "model": {"degree": 3}, "learning_rate": None},  # what is recommended
         "plain-faster": {"added_rate": 8.0},  # of nothing
         "curve-faster": {"recipe": "curve", "added_rate": 8.0},
+        "plain-milder": {"dropout": 0.1, "sink_share": 0.2},
+        "put-in": {"model": {"attention": "sink"}, "sink_share": 0.2},
     }.items():
         train(dataclasses.replace(config, **changed), root / name, progress="none")
     return root
@@ -57,6 +59,17 @@ def test_a_rate_of_what_is_added_says_nothing_where_nothing_is(runs, tmp_path):
     assert plain.runs[0] == results["rows"][0] and plain.name == "plain, rate 0.001"
     assert curve.name == "curve, added at 8 times the rate, rate 0.001"
     assert pairs(grid, "plain", "same") == {curve.name: (curve, plain)}
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_cells_of_their_own(runs, tmp_path):
+    results = add(tmp_path, [runs / name for name in ("plain", "plain-milder", "put-in")])
+    assert [cell.name for cell in cells(results)] == [
+        "plain, rate 0.001",
+        "plain, dropout=0.1, rate 0.001",
+        "plain, attention=sink, sink_share 0.2, rate 0.001",
+    ]
+    assert unsaid("plain", {}).keys() == {"added_rate", "sink_share"} and not unsaid("curve+sink", {})
+    assert unsaid("softemax", {}) == unsaid("plain", {}) and unsaid("sites", {}).keys() == {"sink_share"}
 
 
 def test_a_cell_is_compared_at_the_same_settings_or_with_the_best(runs, tmp_path):

@@ -43,6 +43,8 @@ def test_the_same_tokens_are_scored_once_in_every_window(measured, make, tiny_to
     assert long.nll.tolist() == pytest.approx(own.nll.tolist(), rel=1e-4)
     monkeypatch.setattr(lengths, "score_documents", lambda *_, **__: pytest.fail("a window was scored again"))
     run_all(folder, models, corpus, contexts=CONTEXTS, documents=2, characters=120, trained=8)
+    with pytest.raises(CurvekitError, match="was measured with longest 16, not 8"):
+        run_all(folder, models, corpus, contexts=(4, 8), documents=2, characters=120, trained=8)
 
 
 def test_the_page_says_what_the_results_say(measured):

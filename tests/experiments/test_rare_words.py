@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import DatasetDict
 
 from curvekit.errors import CurvekitError
 from curvekit.evaluation.frequency import FrequencyScore
@@ -39,16 +40,20 @@ def results(corpus, tiny_base, tmp_path, monkeypatch):
     arms = [("plain", "cross_entropy"), ("plain", "inverse_frequency"), ("self-curve", "cross_entropy")]
     given = {"arms": arms, "starts": ["fine-tuned"], "characters": 3_000, "paragraphs": 8, "base": str(tiny_base)}
     rows = run_all(folder, corpus, [0, 1], **given, **small)
-    return folder, rows, lambda: run_all(folder, corpus, [0, 1], **given, **small)
+    return folder, rows, lambda other=corpus, **more: run_all(folder, other, [0, 1], **given, **(small | more))
 
 
-def test_runs_are_made_once_and_make_a_page(results, monkeypatch):
+def test_runs_are_made_once_and_make_a_page(results, corpus, monkeypatch):
     folder, rows, again = results
     assert len(rows) == 6 and all(row["perplexity"] > 1 for row in rows)
     own = scores_of(rows, "fine-tuned", "plain", "cross_entropy")
     assert len(own) == 2 and own[0].edges == EDGES and own[0].tokens.sum() > 0
     monkeypatch.setattr(rare_words, "run_job", None)
     assert len(again()) == 6
+    with pytest.raises(CurvekitError, match="was measured with settings .*; choose another folder"):
+        again(learning_rate=1e-3)
+    with pytest.raises(CurvekitError, match="was measured with texts "):
+        again(DatasetDict({split: corpus[split].select(range(1, len(corpus[split]))) for split in corpus}))
     (folder / "README.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     page.main([str(folder)])
     text = (folder / "README.md").read_text()

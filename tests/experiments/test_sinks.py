@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,13 @@ def test_every_model_is_measured_once_and_one_seed_beside_the_other(measured, mo
             assert len(costs) == 2 and all(np.abs(each.nll).max() > 0 for each in costs)
             whole, fewer = scores_of(results, name)[0], scores_of(results, name, bits)[0]
             assert costs[0].nll.tolist() == pytest.approx((fewer.nll - whole.nll).tolist())
+    (folder / "cut").mkdir()
+    twins = [(name, str(Path(path).parent / f"seed{seed}" / "model")) for seed, (name, path) in enumerate(models[:2])]
+    for (_, twin), (_, path) in zip(twins, models, strict=False):
+        shutil.copytree(path, twin)
+    run_all(folder / "cut", twins[:1], corpus, documents=3, characters=60)  # what a kill leaves of both
+    both = run_all(folder / "cut", twins, corpus, documents=3, characters=60)
+    assert [(row["name"], row["model"]) for row in both["rows"]] == [("plain", "model")] * 2, "two seeds of one name"
     monkeypatch.setattr(sinks, "measure", lambda *_: pytest.fail("a model was measured again"))
     run_all(folder, models, corpus, documents=3, characters=60)
     with pytest.raises(CurvekitError, match="characters 60, not 50"):

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from curvekit.errors import CurvekitError
 from curvekit.experiments.comparison import Comparison
 from curvekit.files import append_jsonl, write_json
+from curvekit.ownership import MARKER
 from curvekit.reports.execution import _command, execute, plan_parameters, report
 from curvekit.reports.markup import conclusion, headline, marked, table, texts
 from curvekit.reports.pages import Chapter, duration, formula, index_page, markdown, notebook_page
@@ -171,6 +172,19 @@ def test_a_parameter_goes_to_the_notebooks_that_have_it_and_over_the_configurati
     plan = plan_parameters(paths, RunConfig(steps=9), {"report_dir": "out"}, {"word": "bank", "steps": 2})
     assert plan[paths[0]] == {"steps": 2, "report_dir": "out", "settings": {}}
     assert plan[paths[1]] == {"word": "bank"}
+
+
+def test_a_report_s_folder_is_marked_before_anything_is_put_into_it(tmp_path, monkeypatch):
+    path, marked_before, mkdir = written(tmp_path, "01_a.ipynb"), [], Path.mkdir
+
+    def watched(self, *given, **named):
+        if self.name == "figures":
+            marked_before.append((self.parent / MARKER).exists())
+        mkdir(self, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", watched)
+    report(RunConfig(), tmp_path / "out", notebooks=[path])
+    assert marked_before and all(marked_before), "a kill in between would leave what no report takes for its own"
 
 
 @pytest.mark.parametrize(
