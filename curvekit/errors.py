@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Union, get_args, get_origin
 
 
@@ -13,6 +14,18 @@ class CurvekitError(ValueError):
 
     The command line prints it as ``curvekit: error: ...`` and exits with status 2.
     """
+
+
+def as_command(main: Callable[[], object]) -> None:
+    """Run the ``main`` of a module that ``python -m`` starts: what cannot work ends as it does in ``curvekit``."""
+    try:
+        main()
+    except CurvekitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def first_line(error: BaseException) -> str:

@@ -273,3 +273,11 @@ def test_every_source_that_a_page_names_is_there(page):
     named = set(re.findall(r"(?<![\w/])(?:tests|curvekit|notebooks|benchmarks)/[\w/.]*\.(?:py|ipynb)\b", text))
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in LIBRARY if p.parent.name in ("experiments", "reports")], ids=lambda p: p.stem
+)
+def test_a_module_that_is_a_command_ends_in_a_sentence(path):
+    _, is_command, called = path.read_text(encoding="utf-8").partition('if __name__ == "__main__":')
+    assert not is_command or called == "\n    as_command(main)\n"

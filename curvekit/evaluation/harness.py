@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from curvekit.bases.opening import open_model
-from curvekit.errors import CurvekitError, first_line
+from curvekit.errors import CurvekitError, as_command, first_line
 from curvekit.files import write_jsonl
 from curvekit.generation.streams import positions_of
 from curvekit.text.prompts import Prompter
@@ -232,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from curvekit.bases.opening import open_model
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.depth import losses_by_depth
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.files import by_name, held_results, read_json, write_json
@@ -169,4 +169,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from curvekit.bases.tokenizer import base_tokenizer
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import corrected, paired_bootstrap
 from curvekit.evaluation.timing import machine
@@ -135,8 +135,9 @@ def rows_of(
         CurvekitError: plain was not trained for more steps, or not for enough.
     """
     found = load_results(results, rung)
-    if longer not in found:
-        raise CurvekitError(f"{results} has no run of {longer!r} at the rung {rung}")
+    for name in (PLAIN, longer):
+        if name not in found:
+            raise CurvekitError(f"{results} has no run of {name!r} at the rung {rung}")
     gain, share, _ = gained(found[PLAIN], found[longer], split)
     rows: list[dict[str, Any]] = []
     for name in times["seconds"]:
@@ -166,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.candidates[0] != PLAIN:
         parser.error(f"the first candidate is {PLAIN}, with which all others are compared")
+    if given.rounds < 1:
+        parser.error(f"--rounds is {given.rounds}; give 1 or more")
     if given.threads:
         torch.set_num_threads(given.threads)
     times = timed(given.candidates, TokenSet.load(given.tokens), given.rounds, given.encoder)
@@ -175,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

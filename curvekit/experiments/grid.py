@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.files import by_name, held_results, read_json, write_json
 from curvekit.recipes import added_parts, recipe_settings
@@ -182,4 +182,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -33,7 +33,7 @@ from safetensors.torch import save
 
 from curvekit.bases.building import MINI, build_model
 from curvekit.bases.tokenizer import base_tokenizer
-from curvekit.errors import CurvekitError, pick
+from curvekit.errors import CurvekitError, as_command, pick
 from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import PairedDifference, corrected, paired_bootstrap
 from curvekit.files import read_json, write_atomically, write_json
@@ -678,4 +678,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curvekit.errors import as_command
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore
 from curvekit.evaluation.prefixes import BothWays, score_both_ways
 from curvekit.files import by_name, held_results, read_json, write_json
@@ -109,4 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

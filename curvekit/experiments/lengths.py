@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from curvekit.bases.opening import open_model
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.experiments.sinks import named_model
 from curvekit.files import by_name, held_results, read_json, write_json
@@ -127,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import DatasetDict
 
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.frequency import FrequencyScore, counts_of_words, word_counts
 from curvekit.evaluation.metrics import TokenScores, score_documents
 from curvekit.files import by_name, held_results, read_json, write_json, write_text
@@ -205,4 +205,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from curvekit.bases.building import MINI
 from curvekit.bases.hub import SHIPPED
 from curvekit.bases.tokenizer import base_tokenizer
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.results import markdown_table
 from curvekit.experiments.ladder import PLAIN, Candidate, load_results
 from curvekit.files import read_json, write_json, write_text
@@ -225,4 +225,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from curvekit.conversion import calibrate
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.metrics import SCORE, LanguageModelScore, score_documents
 from curvekit.evaluation.outliers import traces
 from curvekit.evaluation.quantisation import rounded
@@ -156,4 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

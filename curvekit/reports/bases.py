@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curvekit import figures
+from curvekit.errors import as_command
 from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import corrected, paired_bootstrap, resampled
 from curvekit.experiments.bases import load, pairs, scores_of
@@ -123,4 +124,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -19,7 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from curvekit import figures
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import corrected, paired_bootstrap
 from curvekit.experiments.grid import Cell, best, cells, load
@@ -127,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

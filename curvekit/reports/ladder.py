@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from curvekit import figures
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.results import filled, interval, latex, markdown_table
 from curvekit.evaluation.significance import corrected
 from curvekit.experiments import equal_time
@@ -309,4 +309,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from curvekit import figures
+from curvekit.errors import as_command
 from curvekit.evaluation.prefixes import BothWays
 from curvekit.evaluation.results import markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
@@ -129,4 +130,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

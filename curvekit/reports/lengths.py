@@ -18,6 +18,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from curvekit import figures
+from curvekit.errors import as_command
 from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import PairedDifference, paired_bootstrap
 from curvekit.experiments.lengths import load, scores_of
@@ -92,4 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curvekit import figures
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.metrics import diversity
 from curvekit.evaluation.results import markdown_table
 from curvekit.evaluation.significance import resampled
@@ -286,4 +286,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

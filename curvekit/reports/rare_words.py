@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curvekit import figures
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.frequency import FrequencyScore, by_bin
 from curvekit.evaluation.results import fill, markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
@@ -138,4 +138,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from curvekit import figures
+from curvekit.errors import as_command
 from curvekit.evaluation.results import markdown_table
 from curvekit.experiments.search import load_search, short, to_markdown
 from curvekit.experiments.spaces import written
@@ -99,4 +100,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

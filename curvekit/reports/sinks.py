@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from curvekit import figures
+from curvekit.errors import as_command
 from curvekit.evaluation.outliers import Traces
 from curvekit.evaluation.results import fill, interval, markdown_table
 from curvekit.evaluation.significance import paired_bootstrap
@@ -112,4 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

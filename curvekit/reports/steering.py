@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from curvekit import figures
-from curvekit.errors import CurvekitError
+from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.intervals import cluster_interval, ratio
 from curvekit.evaluation.results import markdown_table
 from curvekit.experiments.steering import STUDY
@@ -183,4 +183,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

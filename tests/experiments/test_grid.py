@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import runpy
+import sys
 
 import pytest
 
@@ -102,3 +104,15 @@ def test_settings_without_a_common_seed_have_no_best(runs, tmp_path):
     grid = cells(add(tmp_path, [runs / "plain", runs / "plain-fast-1"]))
     with pytest.raises(CurvekitError, match="no seed in common"):
         best(grid)
+
+
+def test_what_cannot_be_added_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grid", str(tmp_path), str(tmp_path / "nowhere")])
+    monkeypatch.delitem(sys.modules, "curvekit.experiments.grid")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("curvekit.experiments.grid", run_name="__main__")
+    assert end.value.code == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: there is no run in {tmp_path / 'nowhere'} (no config.json); give the folder of a run\n"
+    )
