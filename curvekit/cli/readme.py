@@ -26,6 +26,7 @@ def results_block(folder: Path) -> str:
 
 _TESTED = {"difference": float, "low": float, "high": float, "relative_perplexity": float}
 _BEST, _CANON, _WIDER = "curve3+sites+softemax", "canon:own_rate=4", "plain:like=curve3"
+_CANON_A, _SMEAR = "canon-a:own_rate=4", "smear:own_rate=4"
 _SAID = {  # candidates of the ladder that the README shows, and what they are
     "plain": "GPT-2",
     _WIDER: "GPT-2, wider",
@@ -78,12 +79,18 @@ def ladder_block(folder: Path) -> str:
         f"changes GPT-2's perplexity by {_percent(by_name[_BEST])}, and a curve at the input alone that of a GPT-2 "
         f"widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
         *(
-            f"A step of the best takes {each['ratio']:.2f} times as long as plain's; at equal time on one machine, "
-            f"plain trained on meanwhile, it changes perplexity by {_percent(each)}, {_interval(each)} nats."
+            f"A step of the best takes {each['ratio']:.2f} times as long as plain's on one thread of a CPU; at equal "
+            "time, with plain's loss after as many more steps as one seed of it gained there, it changes perplexity by "
+            f"{_percent(each)}, {_interval(each)} nats."
             for each in at_equal_time.values()
             if each["candidate"] == _BEST
         ),
         _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
+        *(
+            _against(f"Against {peer} it", pair[_BEST, name])
+            for name, peer in {_CANON_A: "Canon's kernels before attention alone", _SMEAR: "smear"}.items()
+            if (_BEST, name) in pair
+        ),
         _against(
             "A curve through BERT's embeddings, against one through the model's own,", pair["curve3", "self-curve3"]
         ),
