@@ -19,7 +19,7 @@ BENCHMARKS_BEGIN, BENCHMARKS_END = "<!-- benchmarks:begin -->", "<!-- benchmarks
 def results_block(folder: Path) -> str:
     """What the README says of a comparison, from the ``results.json`` in its folder."""
     found = read_json(folder / "results.json", shape={"rows": [ROW], "summary": str, "command": str})
-    shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "verdict", "trainable parameters")
+    shown = ("recipe", "perplexity", "bits/byte", INTERVAL, "p (Holm)", "verdict", "trainable parameters")
     table = markdown_table([{column: cells(row)[column] for column in shown} for row in found["rows"]])
     return "\n".join([found["summary"], "", table, "", "```", found["command"], "```"])
 
