@@ -421,7 +421,7 @@ def test_a_configuration_may_ask_for_checkpointing(make, recipe):
     assert model.is_gradient_checkpointing and not hasattr(model.config, "gradient_checkpointing")
 
 
-@everywhere(["plain", "curve", "curve-causal", "curve3+sites+softemax"])
+@everywhere(WHOLE, parts=WHOLE)
 def test_it_traces_and_keeps_its_logits(make, recipe):
     model = make(recipe)
     compiled = torch.compile(model, backend="aot_eager")
@@ -454,7 +454,7 @@ def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)])
-@everywhere(RECIPES)
+@everywhere((*PARTS, "published"), parts=WHOLE)
 def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
     model, reference = make(recipe).to(getattr(torch, dtype)), logits(make(recipe))
     found = logits(model)
@@ -465,7 +465,7 @@ def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-@everywhere(RECIPES)
+@everywhere((*PARTS, "published"), parts=WHOLE)
 def test_it_loads_in_other_types(make, recipe, dtype, tmp_path):
     make(recipe).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype))
