@@ -24,7 +24,7 @@ def add_task(each: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--judged",
         metavar="KIND",
-        help="how rows of your own are judged: answer, choice, summary, dialogue (default: as their fields say)",
+        help="how rows of your own are judged: answer, choice, summary (default: answer; without a template: dialogue)",
     )
     group.add_argument(
         "--form", help="chat: by the model's chat template; plain; auto", choices=("auto", "plain", "chat")
