@@ -41,7 +41,7 @@ def test_a_saved_curve_is_trained_on_with_its_own_recipe_wherever_it_lies(make, 
     make("gpt2").save_pretrained(tmp_path / "bare")
     for base, own in ((str(copied), "curve3+sites+softemax"), (str(tmp_path / "bare"), None)):
         assert own_recipe(base) == own
-        assert RunConfig(base=base).recipe == (own or "curve3+sink")
+        assert RunConfig(base=base).recipe == (own or "curve3")
         assert main_recipes(base)[0] == (own or "gpt2")
     assert own_recipe("no/such\0folder") is None
 
