@@ -364,7 +364,8 @@ def label_odds(model: Any, prompter: Prompter, prompts: Sequence[list[int]], pro
 def contrasts(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
     """Every model against the first: paired intervals of each figure over items, and of the right answers' nats.
 
-    A difference above zero favours the model, of ``nats`` one below.
+    A difference above zero favours the model, of ``nats`` one below. Of a model that leaks there are no nats: what it
+    writes it writes honestly, but it reads the right answers as it scores them.
 
     Raises:
         CurvekitError: they did not answer the same items.
@@ -380,7 +381,8 @@ def contrasts(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
                 found = paired_items(a, b)
                 values = {"difference": 100 * found.difference, "low": 100 * found.low, "high": 100 * found.high}
                 rows.append(_contrast(name, first, figure, values, found.p, found.significant))
-        if base.score.signature["tokenizer_hash"] == other.score.signature["tokenizer_hash"] and len(base.items) > 1:
+        alike = base.score.signature["tokenizer_hash"] == other.score.signature["tokenizer_hash"]
+        if alike and not (base.score.leaks or other.score.leaks) and len(base.items) > 1:
             nats = paired_bootstrap(_alike(other.score, base.score), base.score)
             values = {"difference": nats.difference, "low": nats.low, "high": nats.high}
             rows.append(_contrast(name, first, "nats", values, nats.p, nats.significant))

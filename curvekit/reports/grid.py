@@ -34,12 +34,14 @@ def pairs(grid: Sequence[Cell], against: str, at: str) -> dict[str, tuple[Cell, 
     Raises:
         CurvekitError: the grid has no cell of the recipe.
     """
-    if against not in (chosen := best(grid)):
-        raise CurvekitError(f"there is no run of {against!r} in the grid; it has {', '.join(chosen)}")
     others = [cell for cell in grid if cell.recipe == against]
+    if not others:
+        recipes = dict.fromkeys(cell.recipe for cell in grid)
+        raise CurvekitError(f"there is no run of {against!r} in the grid; it has {', '.join(recipes)}")
+    chosen = [best(grid)[against]] if at == "best" else []
     found = {}
     for cell in grid:
-        with_it = [other for other in others if _alike(cell, other)] if at == "same" else [chosen[against]]
+        with_it = chosen or [other for other in others if _alike(cell, other)]
         if with_it and with_it[0] is not cell and cell.runs.keys() & with_it[0].runs.keys():
             found[cell.name] = cell, with_it[0]
     return found
@@ -61,9 +63,11 @@ def differences(grid: Sequence[Cell], against: str, at: str, samples: int = SAMP
     return found
 
 
-def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], against: str) -> list[dict[str, str]]:
-    """A row a cell, and which of them are their recipes' best."""
-    chosen = {cell.name for cell in best(grid).values()}
+def rows_of(
+    grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], against: str, at: str = "best"
+) -> list[dict[str, str]]:
+    """A row a cell; where they are compared with the best, which of them are their recipes' best."""
+    chosen = {cell.name for cell in best(grid).values()} if at == "best" else set()
     gates = any(run["gate"] is not None for cell in grid for run in cell.runs.values())
     rows = []
     for cell in grid:
@@ -72,7 +76,7 @@ def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], agains
             "recipe": cell.name,
             "seeds": str(len(cell.runs)),
             "validation": f"{cell.validation:.4f}",
-            "chosen": "yes" if cell.name in chosen else "",
+            **({"chosen": "yes" if cell.name in chosen else ""} if chosen else {}),
             "test perplexity": f"{perplexity:.2f}",
         }
         if gates:
@@ -88,26 +92,28 @@ def rows_of(grid: Sequence[Cell], apart: Mapping[str, Mapping[str, Any]], agains
 def picture(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> Figure:
     """The figure of the page."""
     grid = cells(results)
-    apart, chosen = differences(grid, against, at, samples), best(grid)[against]
+    apart = differences(grid, against, at, samples)
+    chosen = best(grid)[against] if at == "best" else None
     series: dict[str, dict[float, tuple[float, float, float]]] = {}
     for cell in grid:
         if found := apart.get(cell.name):
             series.setdefault(cell.series, {})[cell.rate] = (found["difference"], found["low"], found["high"])
         elif cell is chosen:
             series.setdefault(cell.series, {})[cell.rate] = (0.0, 0.0, 0.0)
-    return figures.differences_by_rate(series, chosen.name if at == "best" else f"{against} at the same settings")
+    return figures.differences_by_rate(series, chosen.name if chosen else f"{against} at the same settings")
 
 
 def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> str:
     """The table and the figure as Markdown."""
     grid = cells(results)
-    rows = rows_of(grid, differences(grid, against, at, samples), against)
+    rows = rows_of(grid, differences(grid, against, at, samples), against, at)
     with_whom = "at the same settings" if at == "same" else "at its best, as validation chose it"
     gate = " Gate: how far the curve's gate at the input opened, the mean of its absolute values."
     parts = [
         markdown_table(rows),
-        f"Losses in nats a token on {results['corpus']}; chosen: each recipe's best on validation. Δ: the loss on test "
-        f"documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
+        f"Losses in nats a token on {results['corpus']}"
+        + ("; chosen: each recipe's best on validation" if at == "best" else "")
+        + f". Δ: the loss on test documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
         + (gate if "gate" in rows[0] else ""),
         f"![Difference from {against} by learning rate](figures/grid.png)",
     ]

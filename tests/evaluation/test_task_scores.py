@@ -148,6 +148,10 @@ def test_models_are_compared_item_by_item_kept_and_not_measured_again(rows, mode
     assert set(found) == {"exact_match", "f1", "nats"} and found["nats"]["a"] == "<curve>"
     difference = done.results["<curve>"].score.loss - done.results["plain"].score.loss
     assert found["nats"]["difference"] == pytest.approx(difference)
+    score = dataclasses.replace(done.results["<curve>"].score, leaks=True)
+    looking = dataclasses.replace(done.results["<curve>"], score=score)
+    honest = contrasts({"plain": done.results["plain"], "looking": looking})
+    assert {row["figure"] for row in honest} == {"exact_match", "f1"}, "what it writes, and not what it reads"
     done.save(tmp_path / "out", "curvekit evaluate")
     again = saved_result(tmp_path / "out", "<curve>", ask(model, tiny_tokenizer, rows, signature={"model": "<curve>"}))
     assert again.figures["f1"] == pytest.approx(done.results["<curve>"].figures["f1"])
