@@ -66,7 +66,7 @@ def ladder_block(folder: Path) -> str:
     """What the README says of the ladder's report in a folder."""
     row = {"candidate": str, "perplexity": float, "trainable_parameters": int, "seeds": int, **_maybe(_TESTED)}
     medium, long = (read_json(folder / f"{name}.json", list, [row]) for name in ("medium", "long"))
-    compared = {"rung": str, "a": str, "b": str, "verdict": str, **_TESTED}
+    compared = {"rung": str, "a": str, "b": str, "verdict": str, "seeds": int, **_TESTED}
     pairs = read_json(folder / "contrasts.json", list, [compared])
     pair = {(each["a"], each["b"]): each for each in pairs if each["rung"] == "medium"}
     path, timed = folder / "time.json", {"candidate": str, "ratio": float, **_TESTED}
@@ -125,7 +125,8 @@ def _maybe(shape: dict[str, Any]) -> dict[str, Any]:
 
 def _against(what: str, row: Mapping[str, Any]) -> str:
     verdict = row["verdict"] if row["verdict"] in ("better", "worse") else "not told apart"
-    return f"{what} is {verdict}: {_percent(row)}, {_interval(row)} nats."
+    alone = ", one seed" if row["seeds"] == 1 else ""
+    return f"{what} is {verdict}: {_percent(row)}, {_interval(row)} nats{alone}."
 
 
 def _percent(row: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ CONTRASTS = [
     Contrast("medium", "softemax", PLAIN, "SoftEMax against softmax"),
     Contrast("medium", COMBINED, CANON, "what a curve at the input and SoftEMax add to Canon's kernels"),
     Contrast("medium", FASTER, CANON, "the same, all of it at the rate of Canon's kernels"),
+    Contrast("medium", BEST, CANON_A, "a peer: Canon's kernels before attention alone"),
     Contrast("medium", CANON_A, CANON, "Canon's kernels before attention alone, against those in every place"),
     Contrast("medium", COMBINED, BEST, "Canon's kernels in the blocks against a curve there"),
     Contrast("medium", BEST, "curve3+softemax", "what a curve in the blocks adds", False),
