@@ -90,9 +90,14 @@ def rows_of(
 
 
 def picture(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPLES) -> Figure:
-    """The figure of the page."""
+    """The figure of the page: differences by learning rate, or in rows where all have one."""
     grid = cells(results)
     apart = differences(grid, against, at, samples)
+    if len({cell.rate for cell in grid}) == 1:
+        rows = [
+            {**apart[cell.name], "recipe": cell.series, "seeds": len(cell.runs)} for cell in grid if cell.name in apart
+        ]
+        return figures.difference_intervals(rows, against, results["corpus"])
     chosen = best(grid)[against] if at == "best" else None
     series: dict[str, dict[float, tuple[float, float, float]]] = {}
     for cell in grid:
@@ -115,7 +120,7 @@ def told(results: Mapping[str, Any], against: str, at: str, samples: int = SAMPL
         + ("; chosen: each recipe's best on validation" if at == "best" else "")
         + f". Δ: the loss on test documents minus that of `{against}` {with_whom}; intervals over documents and seeds."
         + (gate if "gate" in rows[0] else ""),
-        f"![Difference from {against} by learning rate](figures/grid.png)",
+        f"![Differences from {against}](figures/grid.png)",
     ]
     return "\n\n".join(parts)
 
