@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -42,6 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that none of several processes is left with a long one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _registered_by_this_test_alone() -> Iterator[None]:
+    """What a test registers goes with it; nothing is loaded for that."""
+    yield
+    if "curvekit.variants.recipes" in sys.modules:
+        from curvekit.variants.recipes import registered, unregister
+
+        unregister(*registered())
+    if "curvekit.variants.plugins" in sys.modules:
+        sys.modules["curvekit.variants.plugins"]._loaded.clear()
 
 
 @pytest.fixture(autouse=True)

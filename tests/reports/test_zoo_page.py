@@ -121,10 +121,7 @@ def test_the_command_measures_apart_with_a_plugin_and_says_what_it_cannot_have(
     small = "--documents 4 --words 14 --context 32 --stride 16 --prompts 1 --prompt-words 8 --continuation-words 4"
     small = [*small.split(), *["--prefill", "12", "--decode", "2", "--repeats", "1", "--threads", "1"]]
     command = ["zoo", f"{tiny_base}:mine", "nowhere", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "zoo")]
-    from curvekit.variants.recipes import registered, unregister
-
     assert main([*command, *small, "--plugin", str(plugin)]) == 0
-    unregister(*registered())
     out, err = capsys.readouterr()
     assert "unknown base 'nowhere'" in out and "[2/2] nowhere" in err
     (one, none) = pages.load(tmp_path / "zoo")["rows"]

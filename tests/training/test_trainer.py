@@ -628,6 +628,7 @@ def test_a_log_gets_plain_lines(config, tmp_path, capfd):
 
 def test_a_terminal_gets_a_bar(config, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test's
     train(config, tmp_path / "run")
     out, err = capfd.readouterr()
     assert "12/12" in err and "validation=" in err and "perplexity=" in err

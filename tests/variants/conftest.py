@@ -37,16 +37,6 @@ register_recipe("mine", {"source": "self", "curve_weights": "fading", "attention
 '''
 
 
-@pytest.fixture(autouse=True)
-def _registered_by_this_test_alone():
-    from curvekit.variants import plugins
-    from curvekit.variants.recipes import registered, unregister
-
-    yield
-    unregister(*registered())
-    plugins._loaded.clear()
-
-
 @pytest.fixture
 def plugin(tmp_path) -> Path:
     """The file of a plugin."""
