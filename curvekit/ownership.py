@@ -68,9 +68,12 @@ def marker(folder: Path) -> dict[str, Any]:
     return found if isinstance(found.get("kind"), str) and found.get("version") == VERSION else {}
 
 
-def is_unbegun(folder: Path) -> bool:
-    """Whether a folder is empty, or has only what a kill left of its marker, which is the first that is written."""
-    return all((found := LEFT.fullmatch(path.name)) is not None and found[1] == MARKER for path in folder.iterdir())
+def is_ours(folder: Path, kind: str | None = None) -> bool:
+    """Whether a folder is marked, as of ``kind`` if one is given, or was killed before it could be: it is empty, or has
+    only what was left of its marker, which is the first that is written."""
+    if found := marker(folder):
+        return kind in (None, found["kind"])
+    return all((left := LEFT.fullmatch(path.name)) is not None and left[1] == MARKER for path in folder.iterdir())
 
 
 def require(folder: str | Path, kind: Kind) -> None:
@@ -273,9 +276,7 @@ def _beside(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_left(path: Path) -> bool:
     """Whether a folder is one of ours: marked, or killed before it could be."""
-    if path.is_symlink() or not path.is_dir():
-        return False
-    return bool(marker(path)) or is_unbegun(path)
+    return path.is_dir() and not path.is_symlink() and is_ours(path)
 
 
 def _discard(path: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tiny import PARTS, WHOLE, builder, everywhere
+from tiny import EVERY_PART, PARTS, WHOLE, builder, everywhere
 from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache, StaticCache
 
@@ -205,7 +205,7 @@ def test_cached_generation_is_uncached_generation(make, recipe, settings):
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
-@everywhere((*PARTS, "published"), parts=WHOLE)
+@everywhere(EVERY_PART, parts=WHOLE)
 def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache, tiny_tokenizer):
     model = make(recipe)
     if cache and model.config.leaks:
@@ -220,7 +220,7 @@ def test_a_left_padded_batch_generates_as_each_prompt_alone(make, recipe, cache,
         assert torch.equal(together[row, 12:], alone[0, length:]), f"row {row}"
 
 
-@everywhere((*PARTS, "published"), parts=WHOLE)
+@everywhere(EVERY_PART, parts=WHOLE)
 def test_assisted_decoding_writes_what_the_model_writes_alone(make, recipe, base):
     model, assistant = make(recipe), AutoModelForCausalLM.from_pretrained(base).eval()
     if model.config.leaks:
@@ -372,7 +372,7 @@ def test_a_saved_model_reloads_by_itself(make, recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [403, 350])
-@everywhere((*PARTS, "published"), parts=WHOLE)
+@everywhere(EVERY_PART, parts=WHOLE)
 def test_a_resized_vocabulary_is_read_saved_and_trained(make, recipe, size, tmp_path):
     model = make(recipe)
     before = logits(model)
@@ -454,7 +454,7 @@ def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)])
-@everywhere((*PARTS, "published"), parts=WHOLE)
+@everywhere(EVERY_PART, parts=WHOLE)
 def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
     model, reference = make(recipe).to(getattr(torch, dtype)), logits(make(recipe))
     found = logits(model)
@@ -465,7 +465,7 @@ def test_it_runs_in_other_types(make, recipe, dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-@everywhere((*PARTS, "published"), parts=WHOLE)
+@everywhere(EVERY_PART, parts=WHOLE)
 def test_it_loads_in_other_types(make, recipe, dtype, tmp_path):
     make(recipe).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype))

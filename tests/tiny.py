@@ -10,10 +10,11 @@ PARTS = (  # recipes in which every source, family of curves, mixer and attentio
     *("plain", "softmax1", "sink", "encoder", "curve-causal", "self-curve", "learned", "bspline", "curve3-places"),
     *("curve3+sites+softemax", "smear", "canon", "token-shift", "trigram"),
 )
+EVERY_PART = (*PARTS, "published")
 WHOLE = ("curve-causal", "curve3+sites+softemax")  # between them the encoder, all places of a curve, and SoftEMax
 
 
-def everywhere(recipes, parts=(*PARTS, "published")):
+def everywhere(recipes, parts=EVERY_PART):
     """Ask a test of every recipe on GPT-2 and, since their parts do not depend on each other, of every part on each
     other architecture: the parameters ``base``, which the fixture of this name is given, and ``recipe``."""
     pairs = [(base, recipe) for base in ARCHITECTURES for recipe in recipes if base == "gpt2" or recipe in parts]

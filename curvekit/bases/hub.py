@@ -278,14 +278,19 @@ def require_weights(name: str) -> None:
         raise CurvekitError(f"the base {name!r} is a shape without weights; give scratch to begin from random ones")
 
 
+def config_at_hand(name: str) -> dict[str, Any]:
+    """``config.json`` of a shipped base or a folder; empty where a network would have to be asked, or it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        path = Path(SHIPPED.get(name, name)) / "config.json"
+        return read_json(path) if path.is_file() else {}
+    return {}
+
+
 def own_recipe(name: str) -> str | None:
     """The recipe that a shipped base or a saved model was trained with; None where it adds nothing to its own model."""
-    with contextlib.suppress(CurvekitError, OSError, ValueError):
-        path = Path(SHIPPED.get(name, name)) / "config.json"
-        saved = read_json(path) if path.is_file() else {}
-        if str(saved.get("model_type")).startswith("curve_") and saved.get("recipe") not in ("plain", "gpt2"):
-            return saved.get("recipe")
-    return None
+    saved = config_at_hand(name)
+    is_curve = str(saved.get("model_type")).startswith("curve_")
+    return saved.get("recipe") if is_curve and saved.get("recipe") not in ("plain", "gpt2") else None
 
 
 def cached(repository: str, filename: str = "config.json") -> bool:

@@ -137,8 +137,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    further = {name: value for name, value in row["settings"].items() if name not in SETTINGS}
-    return row["recipe"], *(row["settings"][name] for name in SETTINGS), *sorted(further.items())
+    return row["recipe"], *sorted(row["settings"].items())
 
 
 def cells(results: Mapping[str, Any]) -> list[Cell]:

@@ -20,7 +20,7 @@ from curvekit.ownership import (
     Kind,
     created,
     empty_file,
-    is_unbegun,
+    is_ours,
     json_with,
     mark,
     marker,
@@ -58,16 +58,12 @@ def _is_tokens(path: Path) -> bool:
     """A folder of token streams: marked, as those of this version are, or holding nothing else."""
     from curvekit.text.packing import is_stream
 
-    marked = marker(path).get("kind") == "tokens"
-    return path.is_dir() and (marked or is_unbegun(path) or all(map(is_stream, path.iterdir())))
+    return path.is_dir() and (is_ours(path, "tokens") or all(map(is_stream, path.iterdir())))
 
 
 def _is_checkpoints(path: Path) -> bool:
     """A folder of checkpoints; what else somebody has put into it is left alone."""
-    if not path.is_dir():
-        return False
-    marked = marker(path).get("kind") == "checkpoints"
-    return marked or is_unbegun(path) or any(map(is_checkpoint, path.iterdir()))
+    return path.is_dir() and (is_ours(path, "checkpoints") or any(map(is_checkpoint, path.iterdir())))
 
 
 def is_checkpoint(path: Path) -> bool:

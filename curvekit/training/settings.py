@@ -5,7 +5,6 @@ No model is loaded here, so the command line and the notebooks read their settin
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from curvekit.errors import CurvekitError
-from curvekit.files import checked_path, present, read_json
+from curvekit.files import checked_path, present
 from curvekit.shapes import DEEPEST, too_deep
 from curvekit.training.fields import Settings
 from curvekit.training.fields import notes as _notes
@@ -78,9 +77,10 @@ def main_recipes(base: str, scratch: bool = False) -> tuple[str, ...]:
     at the input alone, behind its closed gate. A base that was pretrained with a curve is compared with what is left
     without it.
     """
-    from curvekit.bases.hub import GPT2S, own_recipe
+    from curvekit.bases.hub import GPT2S, config_at_hand, own_recipe
 
-    kind = _model_type(base)
+    saved = config_at_hand(base)
+    kind = str(saved.get("model_type")) if saved else ""
     plain = "gpt2" if base in GPT2S or kind.endswith("gpt2") else "plain"
     if scratch:
         sites = "" if "t5" in (kind or base.lower()) else "+sites"  # for which a T5 has no place
@@ -98,18 +98,7 @@ def main_recipe(base: str, scratch: bool = False) -> str:
     """
     from curvekit.bases.hub import own_recipe
 
-    recipes = main_recipes(base, scratch)
-    return own_recipe(base) or (recipes[-1] if scratch else recipes[1])
-
-
-def _model_type(base: str) -> str:
-    """transformers' name of a base's architecture, as far as it can be told without a network; else nothing."""
-    from curvekit.bases.hub import SHIPPED
-
-    with contextlib.suppress(CurvekitError, OSError, ValueError):
-        shape = Path(SHIPPED.get(base, base)) / "config.json"
-        return str(read_json(shape).get("model_type")) if shape.is_file() else ""
-    return ""
+    return own_recipe(base) or main_recipes(base, scratch)[-1 if scratch else 1]
 
 
 @dataclass
@@ -519,14 +508,8 @@ class RunConfig(Settings):
 
 
 _DEFAULTS = {each.name: each.default for each in fields(RunConfig)}
-_CHOOSING = (
-    "base",
-    "scratch",
-    "freeze",
-    "optimizer",
-    "task",
-    "steps",
-    "eval_every",
-)  # what other settings' defaults hang on
+_CHOOSING = (  # what other settings' defaults hang on
+    *("base", "scratch", "freeze", "optimizer", "task", "steps", "eval_every"),
+)
 _SHOWN = ("recipe", "base", "corpus", "steps")  # in a command line even where they are at their defaults
 _OWN = {"recipe", "base", "tokenizer", "encoder", "seed", "scratch", "freeze"}  # what ``build_model`` is told by name
