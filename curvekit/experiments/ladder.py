@@ -55,7 +55,7 @@ RUNGS = {
     "medium": Rung(1_000, ("test",), 512),
     "long": Rung(16_000, ("validation", "test", "other"), 256),
 }
-OWN = ("learning_rate", "own_rate", "weight_decay", "steps")  # what a candidate may set of its training
+OWN = ("learning_rate", "own_rate", "site_rate", "weight_decay", "steps")  # what a candidate may set of its training
 PLAIN = "plain"
 BRIEF_LOSSES = 125  # of a run in a brief collection
 

@@ -41,7 +41,8 @@ _PARTS = ("ids", "starts", "words", "bytes")  # the arrays of a split
 class LeanConfig:
     """What of a run is the same for every recipe. The defaults are those of the base that ships.
 
-    ``own_rate`` multiplies the rate of what curvekit adds; see :class:`curvekit.training.optimizers.DeviceMuon`.
+    ``own_rate`` multiplies the rate of what curvekit adds, ``site_rate`` of what of it stands in the blocks; see
+    :class:`curvekit.training.optimizers.DeviceMuon`.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class LeanConfig:
     batch_size: int = 4
     learning_rate: float = 2e-3
     own_rate: float = 1.0
+    site_rate: float | None = None
     warmup: float = 0.02
     weight_decay: float = 0.1
     clip: float = 1.0
@@ -172,7 +174,7 @@ class LeanRun:
         self.losses = torch.zeros(config.steps, device=self.device)
         self.norms = torch.zeros(config.steps, device=self.device)
         self.at = torch.zeros(1, dtype=torch.long, device=self.device)
-        self.optimizer = DeviceMuon(model, config.weight_decay, config.own_rate)
+        self.optimizer = DeviceMuon(model, config.weight_decay, config.own_rate, config.site_rate)
         cuda = self.device.type == "cuda"
         self.stream: Any = torch.cuda.Stream(self.device) if cuda else None
         self.graphs: dict[int, Any] = {}

@@ -189,24 +189,28 @@ class DeviceMuon:
         model: as of :func:`muon`.
         weight_decay: of matrices.
         own_rate: the rate of what curvekit adds (curve, mixers, sinks) is so many times the rate of the rest.
+        site_rate: the same of the mixers in the blocks; default as ``own_rate``.
     """
 
-    def __init__(self, model: nn.Module, weight_decay: float, own_rate: float = 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, weight_decay: float, own_rate: float = 1.0, site_rate: float | None = None
+    ) -> None:
         device = next(model.parameters()).device
-        self.own_rate = own_rate
-        self.rate, self.own = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.times = {"base": 1.0, "own": own_rate, "sites": own_rate if site_rate is None else site_rate}
+        self.rates = {kind: torch.zeros((), device=device) for kind in self.times}
         blocks, rest = _parts(model)
+        kind_of = lambda name: "sites" if ".mixers." in name else "own" if is_added(name, model) else "base"  # noqa: E731
         groups = [
             {
-                "params": [p for n, p in rest.items() if is_added(n, model) == own and decays(n, p) != bare],
+                "params": [p for n, p in rest.items() if kind_of(n) == kind and decays(n, p) != bare],
                 "weight_decay": decay,
                 "lr": rate,
             }
             for bare, decay in ((False, weight_decay), (True, 0.0))
-            for own, rate in ((False, self.rate), (True, self.own))
+            for kind, rate in self.rates.items()
         ]
         self.parts: tuple[Optimizer, ...] = (
-            StackedMuon([{"params": list(blocks.values())}], self.rate, weight_decay),
+            StackedMuon([{"params": list(blocks.values())}], self.rates["base"], weight_decay),
             AdamW([each for each in groups if each["params"]], fused=True, capturable=device.type == "cuda"),
         )
         self.parameters = [*blocks.values(), *rest.values()]
@@ -214,8 +218,8 @@ class DeviceMuon:
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
         """Step at ``rate``, a tensor without dimensions on the device."""
-        self.rate.copy_(rate)
-        self.own.copy_(rate * self.own_rate)
+        for kind, times in self.times.items():
+            self.rates[kind].copy_(rate * times)
         for part in self.parts:
             part.step()
 
