@@ -44,9 +44,10 @@ class CurveConfigMixin(_Mixed):
             :class:`curvekit.curves.CurveEmbedding`.
         sites: where neighbouring states are mixed besides: any of ``embedding`` (the input, after the curve there),
             ``attention`` and ``mlp`` (in every block, after the norm before it).
-        mixer: what does it there, a name of :data:`curvekit.mixers.MIXERS`; a ``curve`` has ``degree``,
-            ``curve_weights`` and ``channels``, and places of its own. ``site_gate`` is where its gate starts, and
-            ``site_spread`` how far around that, evenly, the gates of all its channels are drawn.
+        mixer: what does it there, a name of :data:`curvekit.mixers.MIXERS`; a ``curve`` has ``curve_weights``,
+            ``site_degree`` and ``site_channels`` (where they are None, ``degree`` and ``channels``), and places of its
+            own. ``site_gate`` is where its gate starts, and ``site_spread`` how far around that, evenly, the gates of
+            all its channels are drawn.
         positions: ``base``, or ``sinusoidal`` to add the published ones to the base's own.
         base_is_random: the base had no pretrained weights.
         freeze: what of the base keeps its weights in training, loaded models included; what curvekit adds (curve,
@@ -85,6 +86,8 @@ class CurveConfigMixin(_Mixed):
     fusion: str = "gate"
     sites: list | tuple = ()
     mixer: str = "curve"
+    site_degree: int | None = None
+    site_channels: list | tuple | None = None
     site_gate: float = 1.0
     site_spread: float = 0.0
     positions: str = "base"
@@ -128,10 +131,19 @@ class CurveConfigMixin(_Mixed):
             )
         if not self.sites or self.mixer != "curve":
             return
-        if "point" not in self.channels or set(self.channels) - CHANNELS.keys():
-            raise CurvekitError(f"a curve at sites has the channel point, and derivatives; not {list(self.channels)}")
+        degree, channels = self.site_curve
+        if degree < 0:
+            raise CurvekitError(f"site_degree is {degree}; a curve's degree is 0 or more")
+        if "point" not in channels or set(channels) - CHANNELS.keys():
+            raise CurvekitError(f"a curve at sites has the channel point, and derivatives; not {list(channels)}")
         if self.curve_weights not in FAMILIES:
             raise CurvekitError("a curve at sites has Bernstein's or a B-spline's weights; mixer='canon' has free ones")
+
+    @property
+    def site_curve(self) -> tuple[int, list | tuple]:
+        """Degree and channels of a curve at sites."""
+        degree = self.degree if self.site_degree is None else self.site_degree
+        return degree, self.channels if self.site_channels is None else self.site_channels
 
     @property
     def reads_neighbours(self) -> bool:

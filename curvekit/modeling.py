@@ -181,13 +181,14 @@ class CurveMixin(_Attending):
             )
         self.mixers = nn.ModuleDict()
         self._reading: _Reading | None = None
+        degree, channels = config.site_curve
         for name in config.mixer_names:
             self.mixers[name] = Mixer(
                 config.mixer,
                 config.hidden_size,
-                degree=config.degree,
+                degree=degree,
                 weights=config.curve_weights,
-                channels=config.channels,
+                channels=channels,
                 start=config.site_gate,
                 spread=config.site_spread,
             )
