@@ -80,6 +80,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mixer": "canon",
         "attention": "softemax",
     },
+    "encoder+canon+softemax": {
+        "source": "encoder",
+        "degree": 0,
+        "sites": _BLOCKS,
+        "mixer": "canon",
+        "attention": "softemax",
+    },
     "token-shift": {"sites": _BLOCKS, "mixer": "shift"},
     "trigram": {"source": "self", "channels": ("neighbours",)},
 }

@@ -110,6 +110,24 @@ def test_nothing_of_the_future_leaks(make, recipe):
     assert future_leak(make(recipe), IDS) == 0
 
 
+def test_curves_in_the_blocks_have_a_degree_and_channels_of_their_own(make):
+    """The word's own embedding at the input, and its neighbours in the blocks; a past is kept as far as these read."""
+    own = {"site_degree": 2, "site_channels": ("point", "tangent", "curvature")}
+    model = make("encoder", sites=("attention", "mlp"), **own)
+    assert model.base_model.curve.degree == 0
+    assert {mixer.degree for mixer in model.base_model.mixers.values()} == {2}
+    assert {len(mixer.gates) for mixer in model.base_model.mixers.values()} == {3}
+    assert future_leak(model, IDS) == 0
+    with torch.no_grad():
+        whole = model(IDS).logits
+        begun = model(IDS[:, :7], use_cache=True)
+        rest = model(IDS[:, 7:], past_key_values=begun.past_key_values, use_cache=True).logits
+    assert torch.allclose(torch.cat([begun.logits, rest], 1), whole, atol=1e-5)
+    shared = make("curve3+sites").state_dict()
+    told = make("curve3+sites", **own).state_dict()
+    assert all(torch.equal(told[name], each) for name, each in shared.items()), "what they are where nothing is said"
+
+
 def test_the_bases_names_stay_and_its_weights_are_read(make):
     plain, sites = make("plain").state_dict(), make("sites").state_dict()
     assert plain.keys() < sites.keys() and all(torch.equal(plain[name], sites[name]) for name in plain)
@@ -182,6 +200,9 @@ def test_a_copy_is_independent(make):
         ({"sites": ("mlp",), "curve_weights": "learned"}, "canon"),
         ({"sites": ("mlp",), "channels": ("tangent",)}, "point"),
         ({"sites": ("mlp",), "channels": ("point", "neighbours")}, "derivatives"),
+        ({"sites": ("mlp",), "site_channels": ("tangent",)}, "point"),
+        ({"sites": ("mlp",), "site_degree": -1}, "site_degree is -1"),
+        ({"sites": ("mlp",), "site_degree": "two"}, "site_degree"),
         ({"sites": ("mlp",), "site_spread": -0.5}, "site_spread"),
         ({"sites": ("mlp",), "site_spread": float("nan")}, "site_spread"),
     ],

@@ -27,17 +27,23 @@ def results_block(folder: Path) -> str:
 _TESTED = {"difference": float, "low": float, "high": float, "relative_perplexity": float}
 _BEST, _CANON, _WIDER = "curve3+sites+softemax", "canon:own_rate=4", "plain:like=curve3"
 _CANON_A, _SMEAR = "canon-a:own_rate=4", "smear:own_rate=4"
+_WORDS, _OVER = (f"{each}+canon+softemax:site_rate=4" for each in ("encoder", "curve3"))
+_PUBLISHED = "plain:attention=published"
 _SAID = {  # candidates of the ladder that the README shows, and what they are
     "plain": "GPT-2",
+    _PUBLISHED: "SoftEMax as published",
+    "softemax": "SoftEMax alone",
     _WIDER: "GPT-2, wider",
     "encoder": "BERT's embeddings, no curve",
-    "softemax": "SoftEMax alone",
-    "smear:own_rate=4": "peer: smear",
+    _SMEAR: "peer: smear",
     "curve3": "curve through BERT's embeddings",
     "self-curve3": "curve through its own embeddings",
     "trigram:own_rate=4": "peer: trigram embeddings",
+    "sites:channels=point+tangent+curvature,own_rate=4": "curves in the blocks alone",
     _BEST: "curves at the input and in the blocks, SoftEMax",
     _CANON: "peer: Canon's free kernels in the blocks",
+    _OVER: "curve through BERT's embeddings, Canon's kernels, SoftEMax",
+    _WORDS: "BERT's embeddings, Canon's kernels, SoftEMax",
 }
 
 
@@ -74,27 +80,29 @@ def ladder_block(folder: Path) -> str:
     by_name = {each["candidate"]: each for each in medium}
     shown = [by_name[name] for name in _SAID if name in by_name]
     least = min(each["seeds"] for each in shown)
+    timed_best = [(name, at_equal_time[name]) for name in (_WORDS, _BEST) if name in at_equal_time]
     says = [
-        f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best curve "
-        f"changes GPT-2's perplexity by {_percent(by_name[_BEST])}, and a curve at the input alone that of a GPT-2 "
-        f"widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
-        *(
-            f"A step of the best takes {each['ratio']:.2f} times as long as plain's on one thread of a CPU; at equal "
-            "time, with plain's loss after as many more steps as one seed of it gained there, it changes perplexity by "
-            f"{_percent(each)}, {_interval(each)} nats."
-            for each in at_equal_time.values()
-            if each["candidate"] == _BEST
-        ),
-        _against("Against Canon's free kernels in every block the best curve", pair[_BEST, _CANON]),
-        *(
-            _against(f"Against {peer} it", pair[_BEST, name])
-            for name, peer in {_CANON_A: "Canon's kernels before attention alone", _SMEAR: "smear"}.items()
-            if (_BEST, name) in pair
-        ),
+        f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best of all, BERT's "
+        f"embedding of each word over Canon's free kernels with SoftEMax, changes GPT-2's perplexity by "
+        f"{_percent(by_name[_WORDS])}, the best curve by {_percent(by_name[_BEST])}, and a curve at the input alone that "
+        f"of a GPT-2 widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
+        "At equal time on one thread of a CPU, with plain's loss after as many more steps as one seed of it gained there, "
+        + " and ".join(
+            f"{'the best of all' if name == _WORDS else 'the best curve'}, whose step takes {each['ratio']:.2f} times as "
+            f"long as plain's, changes it by {_percent(each)}, {_interval(each)} nats"
+            for name, each in timed_best
+        )
+        + ".",
+        _against("Against Canon's kernels alone the best of all", pair[_WORDS, _CANON]),
+        _against("A curve through BERT's embeddings, in the place of the embeddings themselves,", pair[_OVER, _WORDS]),
+        _against("Against Canon's kernels the best curve", pair[_BEST, _CANON]),
+        _against("Against Canon's kernels before attention alone it", pair[_BEST, _CANON_A]),
+        _against("Against smear it", pair[_BEST, _SMEAR]),
         _against(
             "A curve through BERT's embeddings, against one through the model's own,", pair["curve3", "self-curve3"]
         ),
         _against("SoftEMax, against softmax beside a curve,", pair["curve3+softemax", "curve3"]),
+        _against("SoftEMax as published, against softmax,", pair[_PUBLISHED, "plain"]),
         "At 16,000 steps, one seed, perplexities are "
         + ", ".join(
             f"{each['perplexity']:.2f} for `{each['candidate']}`"

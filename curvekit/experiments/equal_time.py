@@ -35,7 +35,7 @@ from curvekit.evaluation.significance import corrected, paired_bootstrap
 from curvekit.evaluation.timing import machine
 from curvekit.experiments.ladder import PLAIN, Candidate, comparable, load_results, of_common_seeds, score_of
 from curvekit.files import read_json, write_json
-from curvekit.training.lean import LeanConfig, LeanRun, TokenSet
+from curvekit.training.lean import PRECISIONS, LeanConfig, LeanRun, TokenSet
 from curvekit.training.memory import kept
 
 TIMES = {
@@ -43,10 +43,16 @@ TIMES = {
 }  # fmt: skip
 
 
-def timed(candidates: Sequence[str], tokens: TokenSet, rounds: int, encoder: str = "minilm") -> dict[str, Any]:
+def timed(
+    candidates: Sequence[str],
+    tokens: TokenSet,
+    rounds: int,
+    encoder: str = "minilm",
+    precision: str = PRECISIONS[0],
+) -> dict[str, Any]:
     """Seconds of each round's step of every candidate, whose order turns by one from round to round."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, tokenizer = LeanConfig(steps=rounds + 2), base_tokenizer("mini")
+    config, tokenizer = LeanConfig(steps=rounds + 2, precision=precision), base_tokenizer("mini")
     blocks = tokens.blocks(config.block_size, device)
     runs = {
         name: LeanRun(Candidate.parse(name).build(0, encoder, tokenizer).to(device), config, blocks)
@@ -74,12 +80,13 @@ def timed(candidates: Sequence[str], tokens: TokenSet, rounds: int, encoder: str
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """What :func:`timed` found.
+    """What :func:`timed` found, by what candidates are known as.
 
     Raises:
         CurvekitError: it is no such file, or has no steps of plain to compare with.
     """
     times: dict[str, Any] = read_json(path, shape=TIMES)
+    times["seconds"] = {Candidate.parse(name).known_as: each for name, each in times["seconds"].items()}
     if not times["seconds"].get(PLAIN):
         raise CurvekitError(f"{path} has no steps of {PLAIN!r}, with which all others are compared")
     return times
@@ -164,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="steps of each (default: 20)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: as many as torch takes)")
     parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     given = parser.parse_args(arguments)
     if given.candidates[0] != PLAIN:
         parser.error(f"the first candidate is {PLAIN}, with which all others are compared")
@@ -171,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--rounds is {given.rounds}; give 1 or more")
     if given.threads:
         torch.set_num_threads(given.threads)
-    times = timed(given.candidates, TokenSet.load(given.tokens), given.rounds, given.encoder)
+    times = timed(given.candidates, TokenSet.load(given.tokens), given.rounds, given.encoder, given.precision)
     write_json(given.times, times)
     for name in given.candidates:
         print(f"{name}: {1000 * median(times['seconds'][name]):.1f} ms a step, {ratio(times, name):.3f} of plain's")

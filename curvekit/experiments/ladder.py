@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from curvekit.bases.building import MINI, build_model
 from curvekit.bases.tokenizer import base_tokenizer
@@ -38,7 +38,7 @@ from curvekit.evaluation.metrics import LanguageModelScore
 from curvekit.evaluation.significance import PairedDifference, corrected, paired_bootstrap
 from curvekit.files import read_json, write_atomically, write_json
 from curvekit.recipes import RECIPES
-from curvekit.training.lean import LeanConfig, LeanRun, TokenSet, data_order, score_tokens, together
+from curvekit.training.lean import PRECISIONS, LeanConfig, LeanRun, TokenSet, data_order, score_tokens, together
 
 
 class Rung(NamedTuple):
@@ -87,6 +87,17 @@ class Candidate:
             chosen: dict[str, Any] = training if name in OWN else model
             chosen[name] = value if name == "like" else _value(value)
         return cls(text, recipe, model, training)
+
+    @property
+    def known_as(self) -> str:
+        """How it is called where a recipe has come to be what it set: that recipe, and what of its training it sets."""
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in self.model.items()}
+        settings = RECIPES[self.recipe] | own
+        recipe = next((name for name, each in RECIPES.items() if own and each == settings), None)
+        if recipe is None:
+            return self.name
+        training = ",".join(f"{name}={value:g}" for name, value in self.training.items())
+        return ":".join(filter(None, (recipe, training)))
 
     @property
     def slug(self) -> str:
@@ -202,7 +213,7 @@ def run_ladder(
     graph: bool = True,
     weights: bool = False,
     device: str | None = None,
-    precision: str = LeanConfig.precision,
+    precision: str = PRECISIONS[0],
 ) -> list[Path]:
     """Make every run of candidates by seeds that has no result yet; returns the results that are there at the end.
 
@@ -404,17 +415,36 @@ def learned(model: Any) -> dict[str, list]:
     }
 
 
+def restored(weights: str | Path, candidate: str, seed: int, tokenizer: Any, encoder: str = "minilm") -> Any:
+    """The model of a run from what ``--weights`` kept of it; the encoder is the same as ever.
+
+    Raises:
+        CurvekitError: the weights are not a run's of that candidate.
+    """
+    model = Candidate.parse(candidate).build(seed, encoder, tokenizer)
+    missing, unexpected = model.load_state_dict(load_file(weights), strict=False)
+    if unexpected or [name for name in missing if ".encoder." not in name and not name.startswith("lm_head")]:
+        raise CurvekitError(f"{weights} holds other tensors than a {candidate!r} has")
+    model.config.base_is_random, model.config._name_or_path = False, ""
+    return model
+
+
 # Tables
 
 
 def load_results(source: str | Path, rung: str) -> dict[str, list[dict[str, Any]]]:
-    """The results of a rung by candidate, each in the order of seeds; of a folder, or a file of :func:`collect`."""
+    """The results of a rung by candidate as it :attr:`Candidate.known_as`, each in the order of seeds.
+
+    Args:
+        source: a folder, or a file of :func:`collect`.
+    """
     source = Path(source)
     every = _unpacked(source) if source.is_file() else map(read_json, sorted((source / rung).glob("*/result.json")))
     found: dict[str, list[dict[str, Any]]] = {}
     for result in every:
         if result["rung"] == rung:
-            found.setdefault(result["candidate"], []).append(result)
+            name = Candidate.parse(result["candidate"]).known_as
+            found.setdefault(name, []).append(result | {"candidate": name})
     return {name: sorted(results, key=lambda each: each["seed"]) for name, results in found.items()}
 
 
@@ -608,13 +638,13 @@ def scatter(path: str | Path, folder: str | Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m curvekit.experiments.ladder prepare | run | work | table | collect | scatter``."""
+    """``python -m curvekit.experiments.ladder prepare | run | work | save | table | collect | scatter``."""
     parser = argparse.ArgumentParser(prog="curvekit.experiments.ladder", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
         each = commands.add_parser(name, help=help)
-        if name not in ("prepare", "collect", "scatter"):
+        if name not in ("prepare", "save", "collect", "scatter"):
             each.add_argument("--folder", type=Path, required=True)
         if name in ("run", "work"):
             each.add_argument("--tokens", type=Path, required=True)
@@ -623,7 +653,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             each.add_argument("--eager", action="store_true")
             each.add_argument("--weights", action="store_true")
             each.add_argument("--device")
-            each.add_argument("--precision", choices=("bf16", "float32"), default=LeanConfig.precision)
+            each.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
         return each
 
     each = command("prepare", "a corpus as tokens")
@@ -639,6 +669,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     each = command("work", "what run starts")
     each.add_argument("jobs", type=Path)
     each.add_argument("--until", type=float)
+    each = command("save", "kept weights of a run as a model that transformers loads")
+    each.add_argument("weights", type=Path)
+    each.add_argument("model", type=Path)
+    each.add_argument("--candidate", required=True)
+    each.add_argument("--seed", type=int, default=0)
     each = command("table", "what came out")
     each.add_argument("rung", choices=RUNGS)
     each.add_argument("split")
@@ -667,6 +702,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             encoder=given.encoder, beside=given.beside, until=given.until, graph=not given.eager,
             weights=given.weights, device=given.device, precision=given.precision,
         )  # fmt: skip
+    elif given.command == "save":
+        if given.model.exists():
+            raise CurvekitError(f"{given.model} is there already; choose another folder")
+        tokenizer = base_tokenizer("mini")
+        restored(given.weights, given.candidate, given.seed, tokenizer).save_pretrained(given.model)
+        tokenizer.save_pretrained(given.model)
     elif given.command == "table":
         rows = table(given.folder, given.rung, given.split, given.baseline, given.samples)
         shown = {"markdown": as_markdown, "latex": as_latex, "json": lambda rows: json.dumps(rows, indent=1)}

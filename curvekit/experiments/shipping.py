@@ -13,14 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from curvekit.bases.building import MINI
 from curvekit.bases.hub import SHIPPED
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError, as_command
 from curvekit.evaluation.results import markdown_table
-from curvekit.experiments.ladder import PLAIN, Candidate, load_results
+from curvekit.experiments.ladder import PLAIN, load_results, restored
 from curvekit.files import read_json, write_json, write_text
 from curvekit.ownership import replaced
 from curvekit.text.corpora import text_revision
@@ -64,11 +62,7 @@ def ship(
         if text_revision([row["text"] for row in rows_of[split]]) != result["corpus"]["revisions"][split]:
             raise CurvekitError(f"{data_dir} has other {split} texts than the ladder was scored on")
     tokenizer = base_tokenizer(_BESIDE)
-    model = Candidate.parse(candidate).build(_SEED, "minilm", tokenizer)
-    missing, unexpected = model.load_state_dict(load_file(weights), strict=False)
-    if unexpected or [name for name in missing if ".encoder." not in name and not name.startswith("lm_head")]:
-        raise CurvekitError(f"{weights} holds other tensors than a {candidate!r} has")
-    model.config.base_is_random, model.config._name_or_path = False, ""
+    model = restored(weights, candidate, _SEED, tokenizer)
     model.generation_config.suppress_tokens = [tokenizer.convert_tokens_to_ids(piece) for piece in UNKNOWN]
     with writing(folder), replaced(folder, BASE.name) as new:
         model.half().save_pretrained(new)

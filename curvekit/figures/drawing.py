@@ -79,6 +79,7 @@ COLOURS = {
     "self-curve3+sites": "#3f7f6f",
     "canon-a": "#a9764a",
     "curve3+canon+softemax": "#0f4c5c",
+    "encoder+canon+softemax": "#9a031e",
     "token-shift": "#9c8f6a",
     # normalisers, where no recipe has the same name
     "softmax": "#26292d",

@@ -31,12 +31,23 @@ from curvekit.mixers import Mixer
 from curvekit.training.lean import FREQUENCY_BINS, POSITION_BINS
 
 SPLITS = {"small": "validation", "medium": "test", "long": "test"}
-PANELS = {"250 steps": "small", "1,000 steps": "medium", "1,000, equal time": "time", "16,000 steps": "long"}
+PANELS = {"250 steps": "small", "1,000 steps": "medium", "equal time": "time", "16,000 steps": "long"}
 SAMPLES = 4_000
 CANON, TRIGRAM, SMEAR, WIDER = "canon:own_rate=4", "trigram:own_rate=4", "smear:own_rate=4", "plain:like=curve3"
 CANON_A = "canon-a:own_rate=4"
 BEST, COMBINED, FASTER = "curve3+sites+softemax", "curve3+canon+softemax", "curve3+canon+softemax:own_rate=4"
-SHOWN = {CANON: "canon", TRIGRAM: "trigram", SMEAR: "smear", WIDER: "plain, widened"}  # in figures
+# with a rate for each part: curves in the blocks, and a curve or BERT's embedding itself over Canon's kernels
+RATED, OVER, WORDS = (f"{each}:site_rate=4" for each in (BEST, COMBINED, "encoder+canon+softemax"))
+CANON_SOFT, INSIDE = "canon:own_rate=4,attention=softemax", "sites:channels=point+tangent+curvature,own_rate=4"
+_KERNELS = "sites=attention+mlp,mixer=canon,attention=softemax"
+SHOWN = {  # in figures
+    CANON: "canon",
+    TRIGRAM: "trigram",
+    SMEAR: "smear",
+    WIDER: "plain, widened",
+    WORDS: "encoder+canon+softemax",
+    INSIDE: "sites",
+}
 
 
 class Contrast(NamedTuple):
@@ -70,6 +81,25 @@ CONTRASTS = [
     Contrast("medium", BEST, CANON_A, "a peer: Canon's kernels before attention alone"),
     Contrast("medium", CANON_A, CANON, "Canon's kernels before attention alone, against those in every place"),
     Contrast("medium", COMBINED, BEST, "Canon's kernels in the blocks against a curve there"),
+    Contrast("medium", OVER, CANON_SOFT, "what a curve at the input adds to Canon's kernels, a rate for each"),
+    Contrast("medium", OVER, WORDS, "and is it the curve, or BERT's embeddings?"),
+    Contrast("medium", RATED, BEST, "what a rate for each part brings"),
+    Contrast("medium", RATED, CANON, "a peer, against curves with that"),
+    Contrast("medium", BEST, "token-shift:own_rate=4", "a peer: a share of the word before, in every block"),
+    Contrast("medium", BEST, "curve3+sites", "SoftEMax against softmax"),
+    Contrast("medium", "plain:attention=published", PLAIN, "SoftEMax as published, against softmax"),
+    Contrast("medium", "curve3:train_encoder=true", "curve3", "is an encoder that is trained better?"),
+    Contrast("medium", "curve3", "curve3:random_encoder=true", "is it what BERT learned?"),
+    Contrast("medium", "curve3:degree=1", "curve3", "does it need a curve, or a line?"),
+    Contrast("medium", "curve", "learned", "Bernstein's weights against free ones"),
+    Contrast("medium", WORDS, CANON, "BERT's embeddings and SoftEMax over Canon's kernels, against these alone", False),
+    Contrast("medium", WORDS, CANON_SOFT, "BERT's embeddings over Canon's kernels", False),
+    Contrast("medium", WORDS, BEST, "the best of all against the best curve of the first runs", False),
+    Contrast("medium", CANON_SOFT, CANON, "SoftEMax against softmax over Canon's kernels", False),
+    Contrast("medium", f"self-curve3:{_KERNELS},site_rate=4", CANON_SOFT, "a curve through own embeddings over them", False),
+    Contrast("medium", f"trigram:site_rate=4,{_KERNELS}", CANON_SOFT, "trigrams over them", False),
+    Contrast("medium", INSIDE, CANON, "four numbers a channel in the blocks, on a curve against free", False),
+    Contrast("medium", INSIDE, BEST, "curves in the blocks alone, against those at the input and there", False),
     Contrast("medium", BEST, "curve3+softemax", "what a curve in the blocks adds", False),
     Contrast("medium", "self-curve3", TRIGRAM, "three points of a curve against its words side by side", False),
     Contrast("small", "curve3", "curve3:random_encoder=true", "is it what BERT learned?"),
@@ -205,7 +235,7 @@ def pictures(results: str | Path, rows_of: Mapping[str, Sequence[Mapping[str, An
         ),
     }
     for rung in ("medium", "long"):
-        chosen = [name for name in (PLAIN, "curve3+softemax", BEST, "self-curve3", CANON, SMEAR) if name in found[rung]]
+        chosen = [name for name in (PLAIN, "curve3+softemax", BEST, "self-curve3", CANON, SMEAR, WORDS) if name in found[rung]]
         seeds = _common(found[rung], chosen)
         curves = {
             SHOWN.get(name, name): [learning(run) for run in found[rung][name] if run["seed"] in seeds]
@@ -240,7 +270,7 @@ def learning(run: Mapping[str, Any], points: int = 25) -> tuple[list[float], lis
 
 def gains(runs_of: Mapping[str, Sequence[Mapping[str, Any]]], split: str = "test") -> Figure:
     """Difference to plain by a token's frequency in training and by its place in its document, over common seeds."""
-    chosen = [name for name in (BEST, "curve3", "encoder", CANON) if name in runs_of]
+    chosen = [name for name in (BEST, "curve3", "encoder", CANON, WORDS) if name in runs_of]
     seeds = _common(runs_of, (PLAIN, *chosen))
     panels = {}
     for what, part, edges in (

@@ -34,6 +34,7 @@ from curvekit.training.memory import kept
 from curvekit.training.optimizers import DeviceMuon, lost
 
 POSITION_BINS = (1, 4, 16, 64, 256, 1024, 4096, 16384)  # a token's place in its document: below the first, ...
+PRECISIONS = ("bf16", "float32")
 _PARTS = ("ids", "starts", "words", "bytes")  # the arrays of a split
 
 
@@ -55,7 +56,7 @@ class LeanConfig:
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-    precision: str = "bf16"
+    precision: str = PRECISIONS[0]
     context_eval: int = 512
     stride: int = 512
 

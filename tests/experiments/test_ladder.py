@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from curvekit.bases.tokenizer import base_tokenizer
 from curvekit.errors import CurvekitError
 from curvekit.experiments import ladder
 from curvekit.experiments.ladder import Candidate, Job, Rung, difference, load_results, table, widened, work
 from curvekit.files import read_json, write_json, write_jsonl
-from curvekit.training.lean import TokenSet
+from curvekit.training.lean import TokenSet, score_tokens
 
 SMALL = "n_layer=1,n_embd=40,n_positions=64"
 TERMS = {"block_size": 32, "batch_size": 2, "context_eval": 32, "precision": "float32"}
@@ -142,6 +143,32 @@ def test_a_candidate_is_read_as_it_is_written():
     for wrong, message in {"curv3": "curve3", "plain:wide": "setting=value"}.items():
         with pytest.raises(CurvekitError, match=message):
             Candidate.parse(wrong)
+
+
+def test_a_candidate_that_has_become_a_recipe_is_called_by_it(tokens, rungs, tmp_path):
+    long = "encoder:sites=attention+mlp,mixer=canon,attention=softemax,site_rate=4"
+    assert Candidate.parse(long).known_as == "encoder+canon+softemax:site_rate=4"
+    for name in ("plain", "curve3:degree=1", "canon:own_rate=4", "plain:like=curve3", "curve:degree=2", "plain:steps=9"):
+        assert Candidate.parse(name).known_as == name
+    made(tmp_path, tokens, "plain", seeds=(0,))
+    path = next(tmp_path.glob("small/*/result.json"))
+    write_json(path, read_json(path) | {"candidate": long})
+    ((name, (run,)),) = load_results(tmp_path, "small").items()
+    assert name == run["candidate"] == "encoder+canon+softemax:site_rate=4"
+
+
+def test_kept_weights_become_a_model_that_scores_as_the_run_did(tokens, rungs, tmp_path, capsys):
+    (run,) = made(tmp_path, tokens, "sites", seeds=(0,), weights=True)[f"sites:{SMALL}"]
+    (weights,) = tmp_path.glob("small/*/weights.safetensors")
+    arguments = ["save", str(weights), str(tmp_path / "model"), "--candidate", f"sites:{SMALL}", "--seed", "0"]
+    ladder.main(arguments)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    score, _ = score_tokens(model, tokens, "test", 32, 32)
+    assert score.loss == pytest.approx(run["scores"]["test"]["loss"], abs=2e-3), "but for weights of half precision"
+    with pytest.raises(CurvekitError, match="is there already"):
+        ladder.main(arguments)
+    with pytest.raises(CurvekitError, match="other tensors"):
+        ladder.main(["save", str(weights), str(tmp_path / "other"), "--candidate", f"canon:{SMALL}"])
 
 
 def test_the_command_prints_a_table(tokens, rungs, tmp_path, capsys):

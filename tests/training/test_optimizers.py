@@ -43,6 +43,21 @@ def test_a_rate_of_their_own_reaches_all_that_is_added_and_nothing_else(make, re
     assert still == {name for name in trained if {"curve", "mixers", "log_sink"} & {*name.split(".")}}
 
 
+def test_what_stands_in_the_blocks_has_a_rate_of_its_own_or_that_of_all_that_is_added(make):
+    still = {}
+    for rates in ((1.0, 0.0), (0.0, 1.0), (0.0, None)):
+        model = make("curve3+sites")
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        DeviceMuon(model, 0.0, *rates).step(torch.tensor(1e-2))
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        still[rates] = {name for name, parameter in trained.items() if torch.equal(parameter, before[name])}
+    curve, mixers = ({n for n in trained if part in n.split(".")} for part in ("curve", "mixers"))
+    assert curve and mixers
+    assert still == {(1.0, 0.0): mixers, (0.0, 1.0): curve, (0.0, None): curve | mixers}
+
+
 def test_muons_steps_have_singular_values_of_one_length(make):
     model = make("gpt2")
     optimizer = muon(model, 0.01, 0.0)
