@@ -421,7 +421,7 @@ def test_a_configuration_may_ask_for_checkpointing(make, recipe):
     assert model.is_gradient_checkpointing and not hasattr(model.config, "gradient_checkpointing")
 
 
-@everywhere(WHOLE, parts=WHOLE)
+@everywhere(WHOLE, parts=("curve3+sites+softemax",))
 def test_it_traces_and_keeps_its_logits(make, recipe):
     model = make(recipe)
     compiled = torch.compile(model, backend="aot_eager")
@@ -431,7 +431,9 @@ def test_it_traces_and_keeps_its_logits(make, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("base", "recipe"), [("gpt2", "curve3+sites+softemax"), ("llama", "curve-causal")], indirect=["base"]
+    ("base", "recipe"),
+    [("gpt2", "curve3+sites+softemax"), pytest.param("llama", "curve-causal", marks=pytest.mark.long)],
+    indirect=["base"],
 )
 def test_compiled_it_keeps_its_logits_and_gradients(make, recipe):
     torch.compiler.reset()

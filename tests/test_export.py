@@ -63,7 +63,7 @@ def test_the_parts_are_those_of_all_recipes():
 
 
 @pytest.mark.slow
-@everywhere(PARTS, parts=WHOLE)
+@everywhere(PARTS, parts=WHOLE, quick=WHOLE)
 @torch.no_grad()
 def test_onnx_computes_what_torch_computes(make, recipe, tmp_path):
     import onnxruntime

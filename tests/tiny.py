@@ -14,10 +14,16 @@ EVERY_PART = (*PARTS, "published")
 WHOLE = ("curve-causal", "curve3+sites+softemax")  # between them the encoder, all places of a curve, and SoftEMax
 
 
-def everywhere(recipes, parts=EVERY_PART):
+def everywhere(recipes, parts=EVERY_PART, quick=None):
     """Ask a test of every recipe on GPT-2 and, since their parts do not depend on each other, of every part on each
-    other architecture: the parameters ``base``, which the fixture of this name is given, and ``recipe``."""
-    pairs = [(base, recipe) for base in ARCHITECTURES for recipe in recipes if base == "gpt2" or recipe in parts]
+    other architecture: the parameters ``base``, which the fixture of this name is given, and ``recipe``. With recipes
+    that are ``quick`` the others are asked in long runs alone."""
+    pairs = [
+        pytest.param(base, recipe, marks=() if quick is None or recipe in quick else pytest.mark.long)
+        for base in ARCHITECTURES
+        for recipe in recipes
+        if base == "gpt2" or recipe in parts
+    ]
     return pytest.mark.parametrize(("base", "recipe"), pairs, indirect=["base"])
 
 

@@ -94,7 +94,7 @@ def test_two_searchers_of_which_one_is_killed_end_the_search(config, tmp_path):
     assert killed and len(found["recipes"]["gpt2"]["trials"]) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_scheduler_that_is_killed_loses_nothing(config, tmp_path):
     """What is at work may still end, or Ray takes it along, which is said; the same command then has the whole."""
     pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'curvekit[ray]'")

@@ -80,7 +80,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow if "compiled" in name else ()) for name in VARIANTS]
+    "variant", [pytest.param(name, marks=pytest.mark.long if "compiled" in name else ()) for name in VARIANTS]
 )
 def test_two_processes_have_the_losses_of_one(config, tmp_path, variant):
     kept, settings = VARIANTS[variant]
