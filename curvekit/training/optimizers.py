@@ -126,8 +126,13 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith(("weight_logits", "kernel_weights", "gates"))
 
 
-def muon(model: Any, learning_rate: float, weight_decay: float, added_rate: float = 1.0) -> MuonAndAdamW:
+def muon(
+    model: Any, learning_rate: float, weight_decay: float, added_rate: float = 1.0, site_rate: float | None = None
+) -> MuonAndAdamW:
     """Muon for the matrices of the blocks, AdamW for all else that is trained: embeddings, norms, the curve.
+
+    Args:
+        added_rate, site_rate: as of :func:`adamw`.
 
     Raises:
         CurvekitError: no block is trained.
@@ -135,7 +140,7 @@ def muon(model: Any, learning_rate: float, weight_decay: float, added_rate: floa
     blocks, rest = _parts(model)
     return MuonAndAdamW(
         [{"params": list(blocks.values()), "weight_decay": weight_decay}],
-        _groups(model, rest, learning_rate, weight_decay, added_rate),
+        _groups(model, rest, learning_rate, weight_decay, multiples(added_rate, site_rate)),
         learning_rate,
     )
 
@@ -150,10 +155,22 @@ def _parts(model: Any) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]
     return blocks, {name: p for name, p in trained.items() if name not in blocks}
 
 
-def adamw(model: nn.Module, learning_rate: float, weight_decay: float, added_rate: float) -> AdamW:
-    """AdamW, with ``added_rate`` times the rate for what curvekit adds to a base."""
-    groups = _groups(model, _trained(model), learning_rate, weight_decay, added_rate)
-    return AdamW(groups, lr=learning_rate, fused=True)
+def adamw(
+    model: nn.Module, learning_rate: float, weight_decay: float, added_rate: float, site_rate: float | None = None
+) -> AdamW:
+    """AdamW, with ``added_rate`` times the rate for what curvekit adds to a base, ``site_rate`` times in its blocks."""
+    rates = multiples(added_rate, site_rate)
+    return AdamW(_groups(model, _trained(model), learning_rate, weight_decay, rates), lr=learning_rate, fused=True)
+
+
+def multiples(added_rate: float, site_rate: float | None) -> dict[str, float]:
+    """What each :func:`kind` of parameter multiplies the rate by; in the blocks, where nothing is said, as elsewhere."""
+    return {"base": 1.0, "added": added_rate, "sites": added_rate if site_rate is None else site_rate}
+
+
+def kind(name: str, model: nn.Module) -> str:
+    """Whether a parameter is of the ``base``, ``added`` to it, or one of the mixers that stand at its ``sites``."""
+    return "sites" if ".mixers." in name else "added" if is_added(name, model) else "base"
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -161,16 +178,17 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _groups(
-    model: nn.Module, named: dict[str, nn.Parameter], rate: float, weight_decay: float, added_rate: float
+    model: nn.Module, named: dict[str, nn.Parameter], rate: float, weight_decay: float, times: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """Matrices and vectors apart, and where its rate is another, what curvekit adds; the base's groups stand first."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Matrices and vectors apart, and each kind whose rate is its own; the base's groups stand first."""
+    first = {each: list(times.values()).index(multiple) for each, multiple in times.items()}  # of those with its rate
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        added = added_rate != 1 and is_added(name, model)
-        groups.setdefault((added, not decays(name, parameter)), []).append(parameter)
+        groups.setdefault((first[kind(name, model)], not decays(name, parameter)), []).append(parameter)
+    of = list(times.values())
     return [
-        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * (added_rate if added else 1)}
-        for (added, bare), each in sorted(groups.items())
+        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * of[number]}
+        for (number, bare), each in sorted(groups.items())
     ]
 
 
@@ -196,18 +214,17 @@ class DeviceMuon:
         self, model: nn.Module, weight_decay: float, own_rate: float = 1.0, site_rate: float | None = None
     ) -> None:
         device = next(model.parameters()).device
-        self.times = {"base": 1.0, "own": own_rate, "sites": own_rate if site_rate is None else site_rate}
-        self.rates = {kind: torch.zeros((), device=device) for kind in self.times}
+        self.times = multiples(own_rate, site_rate)
+        self.rates = {each: torch.zeros((), device=device) for each in self.times}
         blocks, rest = _parts(model)
-        kind_of = lambda name: "sites" if ".mixers." in name else "own" if is_added(name, model) else "base"  # noqa: E731
         groups = [
             {
-                "params": [p for n, p in rest.items() if kind_of(n) == kind and decays(n, p) != bare],
+                "params": [p for n, p in rest.items() if kind(n, model) == each and decays(n, p) != bare],
                 "weight_decay": decay,
                 "lr": rate,
             }
             for bare, decay in ((False, weight_decay), (True, 0.0))
-            for kind, rate in self.rates.items()
+            for each, rate in self.rates.items()
         ]
         self.parts: tuple[Optimizer, ...] = (
             StackedMuon([{"params": list(blocks.values())}], self.rates["base"], weight_decay),
@@ -218,8 +235,8 @@ class DeviceMuon:
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
         """Step at ``rate``, a tensor without dimensions on the device."""
-        for kind, times in self.times.items():
-            self.rates[kind].copy_(rate * times)
+        for each, times in self.times.items():
+            self.rates[each].copy_(rate * times)
         for part in self.parts:
             part.step()
 

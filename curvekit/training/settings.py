@@ -222,6 +222,12 @@ class RunConfig(Settings):
         "rate of what curvekit adds (curve, gate, sinks, ...), in multiples of learning_rate (default: 1, in mini 8)",
         least=0,
     )
+    site_rate: float | None = _setting(
+        None,
+        "the same of what stands in the blocks (curves, kernels, ...), which liked 4 from random weights "
+        "(default: as added_rate)",
+        least=0,
+    )
     warmup: float = _setting(0.1, "share of the steps in which the rate rises to it", least=0, most=0.9)
     optimizer: str = _setting(
         "adamw",

@@ -68,9 +68,10 @@ class RunTrainer(SafeTrainer):
         if self.sharded:
             shard(model)
             self.is_distributed_loading_by_transformers = True  # the Trainer leaves such a model as it is
-        if config.optimizer == "muon" or config.added_rate != 1:  # else the Trainer's AdamW
+        if config.optimizer == "muon" or {config.added_rate, config.site_rate} - {1, None}:  # else the Trainer's AdamW
             make = muon if config.optimizer == "muon" else adamw
-            self.optimizer = make(model, arguments.learning_rate, config.weight_decay, config.added_rate)
+            rates = config.added_rate, config.site_rate
+            self.optimizer = make(model, arguments.learning_rate, config.weight_decay, *rates)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         examples = self.train_dataset if train_dataset is None else train_dataset

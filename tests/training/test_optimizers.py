@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curvekit.errors import CurvekitError
-from curvekit.training.optimizers import DeviceMuon, StackedMuon, muon
+from curvekit.training.optimizers import DeviceMuon, StackedMuon, adamw, muon
 from curvekit.training.settings import RunConfig
 from curvekit.training.trainer import train
 
@@ -56,6 +56,32 @@ def test_what_stands_in_the_blocks_has_a_rate_of_its_own_or_that_of_all_that_is_
     curve, mixers = ({n for n in trained if part in n.split(".")} for part in ("curve", "mixers"))
     assert curve and mixers
     assert still == {(1.0, 0.0): mixers, (0.0, 1.0): curve, (0.0, None): curve | mixers}
+
+
+@pytest.mark.parametrize(
+    ("rates", "multiples"),
+    [
+        ((1.0, None), (1, 1, 1)),
+        ((8.0, None), (1, 8, 8)),
+        ((8.0, 4.0), (1, 8, 4)),
+        ((1.0, 4.0), (1, 1, 4)),
+        ((4.0, 1.0), (1, 4, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make_optimizer", [adamw, muon])
+def test_every_parameter_learns_at_the_rate_of_its_kind_in_few_groups(make, make_optimizer, rates, multiples):
+    model = make("curve3+sites", freeze="none")
+    optimizer = make_optimizer(model, 0.01, 0.1, *rates)
+    names = {id(parameter): name.split(".") for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            expected = multiples[2 if "mixers" in name else 1 if "curve" in name else 0]
+            assert group["lr"] == pytest.approx(0.01 * expected), name
+    assert optimizer.param_groups[0]["lr"] == 0.01, "the rate that is logged is the base's"
+    most = 2 * len(set(multiples)) + (make_optimizer is muon)
+    assert len(optimizer.param_groups) <= most
 
 
 def test_muons_steps_have_singular_values_of_one_length(make):
