@@ -82,20 +82,21 @@ def ladder_block(folder: Path) -> str:
     least = min(each["seeds"] for each in shown)
     timed_best = [(name, at_equal_time[name]) for name in (_WORDS, _BEST) if name in at_equal_time]
     says = [
-        f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best of all, BERT's "
-        f"embedding of each word over Canon's free kernels with SoftEMax, changes GPT-2's perplexity by "
-        f"{_percent(by_name[_WORDS])}, the best curve by {_percent(by_name[_BEST])}, and a curve at the input alone that "
-        f"of a GPT-2 widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
-        "At equal time on one thread of a CPU, with plain's loss after as many more steps as one seed of it gained there, "
+        f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best of all, "
+        "BERT's embedding of each word over Canon's free kernels with SoftEMax, changes GPT-2's perplexity by "
+        f"{_percent(by_name[_WORDS])}, `{_BEST}` by {_percent(by_name[_BEST])}, and a curve at the input alone that of "
+        f"a GPT-2 widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
+        "At equal time on one thread of a CPU, with plain's loss after as many more steps as one seed of it gained "
+        "there, "
         + " and ".join(
-            f"{'the best of all' if name == _WORDS else 'the best curve'}, whose step takes {each['ratio']:.2f} times as "
+            f"{'the best of all' if name == _WORDS else f'`{name}`'}, whose step takes {each['ratio']:.2f} times as "
             f"long as plain's, changes it by {_percent(each)}, {_interval(each)} nats"
             for name, each in timed_best
         )
         + ".",
         _against("Against Canon's kernels alone the best of all", pair[_WORDS, _CANON]),
         _against("A curve through BERT's embeddings, in the place of the embeddings themselves,", pair[_OVER, _WORDS]),
-        _against("Against Canon's kernels the best curve", pair[_BEST, _CANON]),
+        _against(f"Against Canon's kernels `{_BEST}`", pair[_BEST, _CANON]),
         _against("Against Canon's kernels before attention alone it", pair[_BEST, _CANON_A]),
         _against("Against smear it", pair[_BEST, _SMEAR]),
         _against(

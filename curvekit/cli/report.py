@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
         "--recipes",
         nargs="+",
         metavar="NAME",
-        help="what is compared; the first is the baseline (default: the base itself, a curve, SoftEMax, and the best "
-        f"of both; on mini: {' '.join(main_recipes('mini'))}; with --scratch: {' '.join(main_recipes('mini', True))})",
+        help="what is compared; the first is the baseline (default: the base itself, a curve, SoftEMax, and both; "
+        f"on mini: {' '.join(main_recipes('mini'))}; with --scratch: {' '.join(main_recipes('mini', True))})",
     )
     each.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="seeds of every recipe (default: 0)")
     each.add_argument(

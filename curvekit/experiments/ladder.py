@@ -73,12 +73,20 @@ class Candidate:
     def parse(cls, text: str) -> Candidate:
         """Read ``recipe`` or ``recipe:setting=value,setting=a+b``. ``like=RECIPE`` widens to that recipe's parameters.
 
+        What is no recipe may be several, ``self-curve3+canon``, of which none sets what another does.
+
         Raises:
             CurvekitError: an unknown recipe, or a setting without a value.
         """
         recipe, _, rest = text.partition(":")
-        pick(recipe, RECIPES, "recipe")
         model: dict[str, Any] = {}
+        if recipe not in RECIPES and all(each in RECIPES for each in recipe.split("+")):
+            recipe, *others = recipe.split("+")
+            for each in others:
+                if twice := (RECIPES[recipe] | model).keys() & RECIPES[each].keys():
+                    raise CurvekitError(f"{text!r} sets {min(twice)} twice; name recipes that differ in what they set")
+                model |= RECIPES[each]
+        pick(recipe, RECIPES, "recipe")
         training: dict[str, float] = {}
         for part in filter(None, rest.split(",")):
             name, equals, value = part.partition("=")
@@ -90,14 +98,18 @@ class Candidate:
 
     @property
     def known_as(self) -> str:
-        """How it is called where a recipe has come to be what it set: that recipe, and what of its training it sets."""
+        """Its shortest name: the recipe, or several, that are what it sets, and what else it sets."""
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in self.model.items()}
-        settings = RECIPES[self.recipe] | own
-        recipe = next((name for name, each in RECIPES.items() if own and each == settings), None)
-        if recipe is None:
+        whole = next((name for name, each in RECIPES.items() if own and each == RECIPES[self.recipe] | own), None)
+        names, left = [whole or self.recipe], {} if whole else own
+        for name in sorted(RECIPES, key=lambda name: -len(RECIPES[name])):
+            if RECIPES[name] and all(k in left and left[k] == v for k, v in RECIPES[name].items()):
+                names.append(name)
+                left = {k: v for k, v in left.items() if k not in RECIPES[name]}
+        if left == self.model:
             return self.name
-        training = ",".join(f"{name}={value:g}" for name, value in self.training.items())
-        return ":".join(filter(None, (recipe, training)))
+        told = [f"{name}={_written(value)}" for name, value in (left | self.training).items()]
+        return ":".join(filter(None, ("+".join(names), ",".join(told))))
 
     @property
     def slug(self) -> str:
@@ -113,6 +125,11 @@ class Candidate:
             other = Candidate.parse(like).build(seed, encoder, tokenizer, base)
             model["n_embd"] = widened(other.num_parameters(only_trainable=True), len(tokenizer))
         return build_model(self.recipe, base, tokenizer, encoder=encoder, seed=seed, scratch=True, **model)
+
+
+def _written(value: Any) -> str:
+    """What :func:`_value` reads as the value."""
+    return "+".join(value) if isinstance(value, tuple) else value if isinstance(value, str) else json.dumps(value)
 
 
 def _value(text: str) -> Any:

@@ -38,8 +38,7 @@ CANON_A = "canon-a:own_rate=4"
 BEST, COMBINED, FASTER = "curve3+sites+softemax", "curve3+canon+softemax", "curve3+canon+softemax:own_rate=4"
 # with a rate for each part: curves in the blocks, and a curve or BERT's embedding itself over Canon's kernels
 RATED, OVER, WORDS = (f"{each}:site_rate=4" for each in (BEST, COMBINED, "encoder+canon+softemax"))
-CANON_SOFT, INSIDE = "canon:own_rate=4,attention=softemax", "sites:channels=point+tangent+curvature,own_rate=4"
-_KERNELS = "sites=attention+mlp,mixer=canon,attention=softemax"
+CANON_SOFT, INSIDE = "canon+softemax:own_rate=4", "sites:channels=point+tangent+curvature,own_rate=4"
 SHOWN = {  # in figures
     CANON: "canon",
     TRIGRAM: "trigram",
@@ -90,14 +89,20 @@ CONTRASTS = [
     Contrast("medium", "plain:attention=published", PLAIN, "SoftEMax as published, against softmax"),
     Contrast("medium", "curve3:train_encoder=true", "curve3", "is an encoder that is trained better?"),
     Contrast("medium", "curve3", "curve3:random_encoder=true", "is it what BERT learned?"),
-    Contrast("medium", "curve3:degree=1", "curve3", "does it need a curve, or a line?"),
+    Contrast("medium", "curve3:degree=1", "curve3", "two words back, or one?"),
     Contrast("medium", "curve", "learned", "Bernstein's weights against free ones"),
     Contrast("medium", WORDS, CANON, "BERT's embeddings and SoftEMax over Canon's kernels, against these alone", False),
     Contrast("medium", WORDS, CANON_SOFT, "BERT's embeddings over Canon's kernels", False),
     Contrast("medium", WORDS, BEST, "the best of all against the best curve of the first runs", False),
     Contrast("medium", CANON_SOFT, CANON, "SoftEMax against softmax over Canon's kernels", False),
-    Contrast("medium", f"self-curve3:{_KERNELS},site_rate=4", CANON_SOFT, "a curve through own embeddings over them", False),
-    Contrast("medium", f"trigram:site_rate=4,{_KERNELS}", CANON_SOFT, "trigrams over them", False),
+    Contrast(
+        "medium",
+        "self-curve3+canon+softemax:site_rate=4",
+        CANON_SOFT,
+        "own embeddings' curve over them",
+        False,
+    ),
+    Contrast("medium", "trigram+canon+softemax:site_rate=4", CANON_SOFT, "trigrams over them", False),
     Contrast("medium", INSIDE, CANON, "four numbers a channel in the blocks, on a curve against free", False),
     Contrast("medium", INSIDE, BEST, "curves in the blocks alone, against those at the input and there", False),
     Contrast("medium", BEST, "curve3+softemax", "what a curve in the blocks adds", False),
@@ -109,7 +114,7 @@ CONTRASTS = [
     Contrast("small", "sites:channels=point+tangent+curvature", "canon", "four numbers against four", False),
     Contrast("small", "curve3+sites", "curve3", "do the two gains add up?", False),
     Contrast("small", "curve3", "self-curve3", "does it need BERT's embeddings?", False),
-    Contrast("small", "curve3:degree=1", "curve3", "does it need a curve, or a line?", False),
+    Contrast("small", "curve3:degree=1", "curve3", "two words back, or one?", False),
 ]
 
 
@@ -235,7 +240,9 @@ def pictures(results: str | Path, rows_of: Mapping[str, Sequence[Mapping[str, An
         ),
     }
     for rung in ("medium", "long"):
-        chosen = [name for name in (PLAIN, "curve3+softemax", BEST, "self-curve3", CANON, SMEAR, WORDS) if name in found[rung]]
+        chosen = [
+            name for name in (PLAIN, "curve3+softemax", BEST, "self-curve3", CANON, SMEAR, WORDS) if name in found[rung]
+        ]
         seeds = _common(found[rung], chosen)
         curves = {
             SHOWN.get(name, name): [learning(run) for run in found[rung][name] if run["seed"] in seeds]

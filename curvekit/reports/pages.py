@@ -70,7 +70,7 @@ WHAT = {
     "canon": "a peer: free kernels over four words in every block, before attention and before the MLP",
     "canon-a": "canon, before attention alone",
     "curve3+canon+softemax": "curve3 at the input, canon's kernels in the blocks, and softemax",
-    "encoder+canon+softemax": "encoder at the input, canon's kernels in the blocks, and softemax: the best from random weights",
+    "encoder+canon+softemax": "encoder at the input, canon's kernels in the blocks, and softemax",
     "token-shift": "a peer: each channel takes a learned share of the word before, in every block",
     "trigram": "a peer: the embeddings of three words through one projection",
 }

@@ -158,13 +158,13 @@ def _parts(model: Any) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]
 def adamw(
     model: nn.Module, learning_rate: float, weight_decay: float, added_rate: float, site_rate: float | None = None
 ) -> AdamW:
-    """AdamW, with ``added_rate`` times the rate for what curvekit adds to a base, ``site_rate`` times in its blocks."""
+    """AdamW; what curvekit adds to a base learns at ``added_rate`` times the rate, in its blocks at ``site_rate``."""
     rates = multiples(added_rate, site_rate)
     return AdamW(_groups(model, _trained(model), learning_rate, weight_decay, rates), lr=learning_rate, fused=True)
 
 
 def multiples(added_rate: float, site_rate: float | None) -> dict[str, float]:
-    """What each :func:`kind` of parameter multiplies the rate by; in the blocks, where nothing is said, as elsewhere."""
+    """What each :func:`kind` of parameter multiplies the rate by; in the blocks, unless it is said, as elsewhere."""
     return {"base": 1.0, "added": added_rate, "sites": added_rate if site_rate is None else site_rate}
 
 

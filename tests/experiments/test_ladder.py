@@ -14,6 +14,7 @@ from curvekit.errors import CurvekitError
 from curvekit.experiments import ladder
 from curvekit.experiments.ladder import Candidate, Job, Rung, difference, load_results, table, widened, work
 from curvekit.files import read_json, write_json, write_jsonl
+from curvekit.recipes import recipe_settings
 from curvekit.training.lean import TokenSet, score_tokens
 
 SMALL = "n_layer=1,n_embd=40,n_positions=64"
@@ -145,11 +146,39 @@ def test_a_candidate_is_read_as_it_is_written():
             Candidate.parse(wrong)
 
 
-def test_a_candidate_that_has_become_a_recipe_is_called_by_it(tokens, rungs, tmp_path):
-    long = "encoder:sites=attention+mlp,mixer=canon,attention=softemax,site_rate=4"
-    assert Candidate.parse(long).known_as == "encoder+canon+softemax:site_rate=4"
-    for name in ("plain", "curve3:degree=1", "canon:own_rate=4", "plain:like=curve3", "curve:degree=2", "plain:steps=9"):
-        assert Candidate.parse(name).known_as == name
+KERNELS = "sites=attention+mlp,mixer=canon,attention=softemax"
+CALLED = {
+    f"encoder:{KERNELS},site_rate=4": "encoder+canon+softemax:site_rate=4",
+    f"self-curve3:site_rate=4,{KERNELS}": "self-curve3+canon+softemax:site_rate=4",
+    "canon:own_rate=4,attention=softemax": "canon+softemax:own_rate=4",
+    "encoder:sites=attention+mlp,site_degree=2,attention=sink": "encoder+sink+sites:site_degree=2",
+}
+
+
+@pytest.mark.parametrize(("text", "called"), CALLED.items())
+def test_a_candidate_is_called_by_the_recipes_that_are_what_it_sets(text, called):
+    long, short = Candidate.parse(text), Candidate.parse(called)
+    assert long.known_as == short.known_as == called
+    settings = [recipe_settings(each.recipe, each.model | {"recipe": ""}) for each in (long, short)]
+    assert settings[0] == settings[1] and long.training == short.training
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "curve3:degree=1", "canon:own_rate=4", "plain:like=curve3", "curve:degree=2", "plain:steps=9"]
+)
+def test_and_by_its_own_name_where_none_are(name):
+    assert Candidate.parse(name).known_as == name
+
+
+def test_recipes_of_one_candidate_set_nothing_twice():
+    with pytest.raises(CurvekitError, match="sets attention twice"):
+        Candidate.parse("curve3+softemax+sink")
+    with pytest.raises(CurvekitError, match="did you mean|recipe"):
+        Candidate.parse("curve3+cannon")
+
+
+def test_results_are_read_by_the_name_that_they_are_known_as(tokens, rungs, tmp_path):
+    long = f"encoder:{KERNELS},site_rate=4"
     made(tmp_path, tokens, "plain", seeds=(0,))
     path = next(tmp_path.glob("small/*/result.json"))
     write_json(path, read_json(path) | {"candidate": long})
