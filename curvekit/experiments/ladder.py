@@ -102,7 +102,7 @@ class Candidate:
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in self.model.items()}
         whole = next((name for name, each in RECIPES.items() if own and each == RECIPES[self.recipe] | own), None)
         names, left = [whole or self.recipe], {} if whole else own
-        for name in sorted(RECIPES, key=lambda name: -len(RECIPES[name])):
+        for name in sorted(RECIPES, key=lambda name: (-len(RECIPES[name]), "attention" in RECIPES[name])):
             if RECIPES[name] and all(k in left and left[k] == v for k, v in RECIPES[name].items()):
                 names.append(name)
                 left = {k: v for k, v in left.items() if k not in RECIPES[name]}

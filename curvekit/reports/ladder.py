@@ -39,6 +39,7 @@ BEST, COMBINED, FASTER = "curve3+sites+softemax", "curve3+canon+softemax", "curv
 # with a rate for each part: curves in the blocks, and a curve or BERT's embedding itself over Canon's kernels
 RATED, OVER, WORDS = (f"{each}:site_rate=4" for each in (BEST, COMBINED, "encoder+canon+softemax"))
 CANON_SOFT, INSIDE = "canon+softemax:own_rate=4", "sites:channels=point+tangent+curvature,own_rate=4"
+CURVED = "encoder+sites+softemax:site_degree=2,site_channels=point+tangent+curvature,site_rate=4"
 SHOWN = {  # in figures
     CANON: "canon",
     TRIGRAM: "trigram",
@@ -91,6 +92,8 @@ CONTRASTS = [
     Contrast("medium", "curve3", "curve3:random_encoder=true", "is it what BERT learned?"),
     Contrast("medium", "curve3:degree=1", "curve3", "two words back, or one?"),
     Contrast("medium", "curve", "learned", "Bernstein's weights against free ones"),
+    Contrast("medium", CURVED, CANON, "BERT's embeddings, curves in the blocks and SoftEMax, against a peer alone"),
+    Contrast("medium", CURVED, WORDS, "curves in the blocks against Canon's kernels, all else alike"),
     Contrast("medium", WORDS, CANON, "BERT's embeddings and SoftEMax over Canon's kernels, against these alone", False),
     Contrast("medium", WORDS, CANON_SOFT, "BERT's embeddings over Canon's kernels", False),
     Contrast("medium", WORDS, BEST, "the best of all against the best curve of the first runs", False),

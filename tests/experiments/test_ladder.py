@@ -151,7 +151,7 @@ CALLED = {
     f"encoder:{KERNELS},site_rate=4": "encoder+canon+softemax:site_rate=4",
     f"self-curve3:site_rate=4,{KERNELS}": "self-curve3+canon+softemax:site_rate=4",
     "canon:own_rate=4,attention=softemax": "canon+softemax:own_rate=4",
-    "encoder:sites=attention+mlp,site_degree=2,attention=sink": "encoder+sink+sites:site_degree=2",
+    "encoder:sites=attention+mlp,site_degree=2,attention=sink": "encoder+sites+sink:site_degree=2",
 }
 
 
