@@ -80,20 +80,20 @@ def ladder_block(folder: Path) -> str:
     by_name = {each["candidate"]: each for each in medium}
     shown = [by_name[name] for name in _SAID if name in by_name]
     least = min(each["seeds"] for each in shown)
-    timed_best = [(name, at_equal_time[name]) for name in (_WORDS, _BEST) if name in at_equal_time]
+    in_time = " and ".join(
+        f"{called}, whose step takes {each['ratio']:.2f} times as long as plain's, changes it by {_percent(each)}, "
+        f"{_interval(each)} nats"
+        for name, called in {_WORDS: "the best of all", _BEST: f"`{_BEST}`"}.items()
+        if (each := at_equal_time.get(name))
+    )
     says = [
         f"At equal steps (1,000 of 2,048 tokens from random weights, {least} seeds or more, test) the best of all, "
         "BERT's embedding of each word over Canon's free kernels with SoftEMax, changes GPT-2's perplexity by "
         f"{_percent(by_name[_WORDS])}, `{_BEST}` by {_percent(by_name[_BEST])}, and a curve at the input alone that of "
         f"a GPT-2 widened to as many parameters by {_percent(pair['curve3', _WIDER])}.",
-        "At equal time on one thread of a CPU, with plain's loss after as many more steps as one seed of it gained "
-        "there, "
-        + " and ".join(
-            f"{'the best of all' if name == _WORDS else f'`{name}`'}, whose step takes {each['ratio']:.2f} times as "
-            f"long as plain's, changes it by {_percent(each)}, {_interval(each)} nats"
-            for name, each in timed_best
-        )
-        + ".",
+        in_time
+        and "At equal time on one thread of a CPU, with plain's loss after as many more steps as one seed of it gained "
+        f"there, {in_time}.",
         _against("Against Canon's kernels alone the best of all", pair[_WORDS, _CANON]),
         _against("A curve through BERT's embeddings, in the place of the embeddings themselves,", pair[_OVER, _WORDS]),
         _against(f"Against Canon's kernels `{_BEST}`", pair[_BEST, _CANON]),
@@ -125,7 +125,7 @@ def ladder_block(folder: Path) -> str:
         for each in shown
     ]
     command = f"curvekit compare {folder.as_posix()}"
-    return "\n".join([" ".join(says), "", markdown_table(rows), "", "```", command, "```"])
+    return "\n".join([" ".join(filter(None, says)), "", markdown_table(rows), "", "```", command, "```"])
 
 
 def _maybe(shape: dict[str, Any]) -> dict[str, Any]:

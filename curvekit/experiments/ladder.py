@@ -99,14 +99,12 @@ class Candidate:
     @property
     def known_as(self) -> str:
         """Its shortest name: the recipe, or several, that are what it sets, and what else it sets."""
-        own = {name: tuple(value) if isinstance(value, list) else value for name, value in self.model.items()}
-        whole = next((name for name, each in RECIPES.items() if own and each == RECIPES[self.recipe] | own), None)
-        names, left = [whole or self.recipe], {} if whole else own
+        names, left = [self.recipe], self.model
         for name in sorted(RECIPES, key=lambda name: (-len(RECIPES[name]), "attention" in RECIPES[name])):
             if RECIPES[name] and all(k in left and left[k] == v for k, v in RECIPES[name].items()):
                 names.append(name)
                 left = {k: v for k, v in left.items() if k not in RECIPES[name]}
-        if left == self.model:
+        if len(names) == 1:
             return self.name
         told = [f"{name}={_written(value)}" for name, value in (left | self.training).items()]
         return ":".join(filter(None, ("+".join(names), ",".join(told))))

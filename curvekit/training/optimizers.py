@@ -140,7 +140,7 @@ def muon(
     blocks, rest = _parts(model)
     return MuonAndAdamW(
         [{"params": list(blocks.values()), "weight_decay": weight_decay}],
-        _groups(model, rest, learning_rate, weight_decay, multiples(added_rate, site_rate)),
+        _groups(model, rest, weight_decay, multiples(added_rate, site_rate), lambda times: learning_rate * times),
         learning_rate,
     )
 
@@ -160,7 +160,8 @@ def adamw(
 ) -> AdamW:
     """AdamW; what curvekit adds to a base learns at ``added_rate`` times the rate, in its blocks at ``site_rate``."""
     rates = multiples(added_rate, site_rate)
-    return AdamW(_groups(model, _trained(model), learning_rate, weight_decay, rates), lr=learning_rate, fused=True)
+    groups = _groups(model, _trained(model), weight_decay, rates, lambda times: learning_rate * times)
+    return AdamW(groups, lr=learning_rate, fused=True)
 
 
 def multiples(added_rate: float, site_rate: float | None) -> dict[str, float]:
@@ -178,17 +179,19 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _groups(
-    model: nn.Module, named: dict[str, nn.Parameter], rate: float, weight_decay: float, times: dict[str, float]
+    model: nn.Module,
+    named: dict[str, nn.Parameter],
+    weight_decay: float,
+    times: dict[str, float],
+    rate: Callable[[float], Any],
 ) -> list[dict[str, Any]]:
-    """Matrices and vectors apart, and each kind whose rate is its own; the base's groups stand first."""
-    first = {each: list(times.values()).index(multiple) for each, multiple in times.items()}  # of those with its rate
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    """Matrices and vectors apart, and what learns at another ``rate(multiple)``; the base's groups stand first."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        groups.setdefault((first[kind(name, model)], not decays(name, parameter)), []).append(parameter)
-    of = list(times.values())
+        groups.setdefault((times[kind(name, model)], not decays(name, parameter)), []).append(parameter)
     return [
-        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate * of[number]}
-        for (number, bare), each in sorted(groups.items())
+        {"params": each, "weight_decay": 0.0 if bare else weight_decay, "lr": rate(multiple)}
+        for (multiple, bare), each in sorted(groups.items(), key=lambda each: (each[0][0] != times["base"], each[0]))
     ]
 
 
@@ -214,29 +217,21 @@ class DeviceMuon:
         self, model: nn.Module, weight_decay: float, own_rate: float = 1.0, site_rate: float | None = None
     ) -> None:
         device = next(model.parameters()).device
-        self.times = multiples(own_rate, site_rate)
-        self.rates = {each: torch.zeros((), device=device) for each in self.times}
+        times = multiples(own_rate, site_rate)
+        self.rates = {multiple: torch.zeros((), device=device) for multiple in times.values()}
         blocks, rest = _parts(model)
-        groups = [
-            {
-                "params": [p for n, p in rest.items() if kind(n, model) == each and decays(n, p) != bare],
-                "weight_decay": decay,
-                "lr": rate,
-            }
-            for bare, decay in ((False, weight_decay), (True, 0.0))
-            for each, rate in self.rates.items()
-        ]
+        groups = _groups(model, rest, weight_decay, times, self.rates.__getitem__)
         self.parts: tuple[Optimizer, ...] = (
-            StackedMuon([{"params": list(blocks.values())}], self.rates["base"], weight_decay),
-            AdamW([each for each in groups if each["params"]], fused=True, capturable=device.type == "cuda"),
+            StackedMuon([{"params": list(blocks.values())}], self.rates[times["base"]], weight_decay),
+            AdamW(groups, fused=True, capturable=device.type == "cuda"),
         )
         self.parameters = [*blocks.values(), *rest.values()]
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
         """Step at ``rate``, a tensor without dimensions on the device."""
-        for each, times in self.times.items():
-            self.rates[each].copy_(rate * times)
+        for multiple, own in self.rates.items():
+            own.copy_(rate * multiple)
         for part in self.parts:
             part.step()
 

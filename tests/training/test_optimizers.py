@@ -31,28 +31,26 @@ def test_each_parameter_is_stepped_by_one_of_the_two(make):
     assert len(blocks) == 4 * model.config.n_layer and all(".h." in name for name in blocks)
 
 
-@pytest.mark.parametrize("recipe", ["canon", "curve3+sites+softemax", "smear", "sink"])
-def test_a_rate_of_their_own_reaches_all_that_is_added_and_nothing_else(make, recipe):
-    model = make(recipe)
+def after_a_step(model, *rates, **named):
+    """The names of what is trained, and of that what a step of ones for gradients left as it was."""
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    DeviceMuon(model, 0.0, own_rate=0.0).step(torch.tensor(1e-2))
+    DeviceMuon(model, 0.0, *rates, **named).step(torch.tensor(1e-2))
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    still = {name for name, parameter in trained.items() if torch.equal(parameter, before[name])}
+    return trained.keys(), {name for name, parameter in trained.items() if torch.equal(parameter, before[name])}
+
+
+@pytest.mark.parametrize("recipe", ["canon", "curve3+sites+softemax", "smear", "sink"])
+def test_a_rate_of_their_own_reaches_all_that_is_added_and_nothing_else(make, recipe):
+    trained, still = after_a_step(make(recipe), own_rate=0.0)
     assert still == {name for name in trained if {"curve", "mixers", "log_sink"} & {*name.split(".")}}
 
 
 def test_what_stands_in_the_blocks_has_a_rate_of_its_own_or_that_of_all_that_is_added(make):
     still = {}
     for rates in ((1.0, 0.0), (0.0, 1.0), (0.0, None)):
-        model = make("curve3+sites")
-        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-        DeviceMuon(model, 0.0, *rates).step(torch.tensor(1e-2))
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        still[rates] = {name for name, parameter in trained.items() if torch.equal(parameter, before[name])}
+        trained, still[rates] = after_a_step(make("curve3+sites"), *rates)
     curve, mixers = ({n for n in trained if part in n.split(".")} for part in ("curve", "mixers"))
     assert curve and mixers
     assert still == {(1.0, 0.0): mixers, (0.0, 1.0): curve, (0.0, None): curve | mixers}
